@@ -1,0 +1,545 @@
+"""Config -> Matrix: every trial of a study with its Spec, its place in the order and what it needs.
+
+`build` makes it, `manifest` turns it into the JSON that the scripts read, `read` takes it back. A Matrix
+stores no Spec: `spec(trial_id)` rebuilds one from what its trials share and checks it against its hash.
+Light on purpose: the Snakefile builds the matrix each time it is parsed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from crewbench.config import (
+    Config,
+    ConfigError,
+    CrewTexts,
+    Model,
+    Problem,
+    check_model_dir,
+    placeholders,
+    read_crew,
+)
+from crewbench.deployment import Deployment
+from crewbench.engines import ENGINES
+from crewbench.modes import MODES
+from crewbench.records import canonical_json
+from crewbench.trial import AgentSpec, Cell, Spec, TaskSpec
+
+RESULTS = "results"
+MANIFEST = f"{RESULTS}/matrix.json"
+HOST = 100
+"""All of a host, in the resource `host`: what an exclusive trial asks for."""
+
+
+class MatrixError(ValueError):
+    """A manifest that does not agree with itself or with what was asked of it."""
+
+
+# ---------------------------------------------------------------- devices and model of this study
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """What every trial of the study runs on. `memory_mib` None: the device's own memory."""
+
+    kind: str  # "gpu" | "slot"
+    count: int
+    memory_mib: int | None
+
+
+def gpus_here() -> int:
+    """How many GPUs this process may use: NVML's count, cut by CUDA_VISIBLE_DEVICES; 0 without a driver."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    listed = [d for d in visible.split(",") if d.strip() not in ("", "-1")] if visible is not None else None
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # no package, no library, no driver: all mean that there is no GPU to count
+        return 0
+    try:
+        count = pynvml.nvmlDeviceGetCount()
+    finally:
+        pynvml.nvmlShutdown()
+    return count if listed is None else min(count, len(listed))
+
+
+def resolve_devices(config: Config, gpus: int | None = None) -> Devices:
+    """What the config's devices are on this machine; `gpus` is how many it has (None: look)."""
+    wanted = config.devices
+    if wanted.kind == "slots":
+        return Devices("slot", wanted.slots, wanted.slot_memory_mib)
+    here = gpus_here() if gpus is None else gpus
+    if wanted.kind == "auto" and not here:
+        return Devices("slot", wanted.slots, wanted.slot_memory_mib)
+    count = wanted.gpus or here
+    if not count:
+        right = "no GPU is seen here: use kind slots or auto, or say in devices.gpus how many a host has"
+        raise ConfigError("the config", [Problem("devices.kind", right, '"gpu"')])
+    budget = wanted.memory_budget_gib
+    return Devices("gpu", count, None if budget is None else round(budget * 1024))
+
+
+# Rough sizes of the weights, MiB, and the type that `auto` means, for what is made by name.
+_SHAPES = {"tiny": (4, "float32"), "mistral-7b": (13825, "bfloat16")}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """Which model, where rule `model` puts its manifest, and what identifies its content."""
+
+    model_id: str
+    dir: str
+    kind: str
+    name: str
+    dtype: str
+    shape: str | None
+    seed: int | None
+    source: str | None
+    revision: str | None
+    weights_mib: int
+
+
+def _slug(text: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in text.lower()).split()) or "model"
+
+
+def _fingerprint(directory: Path) -> list[list[Any]]:
+    """Names, sizes and times of a checkpoint's files: a changed checkpoint is another model."""
+    files = sorted(p for p in directory.iterdir() if p.is_file() and not p.name.startswith("."))
+    return [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+
+
+def _hub_snapshot(model: Model) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model.repo, revision=model.revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        right = (
+            f"revision {model.revision!r} must be in the local Hugging Face cache: download it first, "
+            "or set HF_HOME to where it is"
+        )
+    except HFValidationError as error:
+        right = f"must be a hub id such as name/model: {error}"
+    raise ConfigError("the config", [Problem("model.repo", right, json.dumps(model.repo))])
+
+
+def _own_dtype(directory: Path) -> str:
+    """The type a checkpoint says its weights have."""
+    try:
+        said = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        name = str(said.get("dtype") or said.get("torch_dtype") or "").removeprefix("torch.")
+    except (OSError, ValueError, AttributeError):
+        name = ""
+    if not name:
+        right = f"must be given: {directory / 'config.json'} does not say which type the weights have"
+        raise ConfigError("the config", [Problem("model.dtype", right, '"auto"')])
+    return name
+
+
+def resolve_model(model: Model, root: Path = Path()) -> ModelInfo:
+    """What identifies the model. ConfigError when its directory or cache entry is not there."""
+    if model.kind == "synthetic":
+        weights_mib, own = _SHAPES[model.shape]
+        dtype = own if model.dtype == "auto" else model.dtype
+        name, source = f"synthetic-{model.shape}", None
+        identity: dict[str, Any] = {"shape": model.shape, "seed": model.seed}
+    else:
+        if model.kind == "local":
+            directory = (root / Path(model.path).expanduser()).resolve()
+            key, name, identity = "model.path", directory.name, {"path": str(directory)}
+        else:
+            directory = _hub_snapshot(model)
+            key, name = "model.repo", model.repo.rsplit("/", 1)[-1]
+            identity = {"repo": model.repo, "commit": directory.name}
+        problems = list(check_model_dir(key, directory))
+        if problems:
+            raise ConfigError("the config", problems)
+        files = _fingerprint(directory)
+        identity["files"] = files
+        weights_mib = sum(size for n, size, _ in files if n.endswith(".safetensors")) >> 20
+        dtype, source = _own_dtype(directory) if model.dtype == "auto" else model.dtype, str(directory)
+    identity |= {"kind": model.kind, "dtype": dtype}
+    model_id = f"{_slug(name)}-{hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:8]}"
+    synthetic = model.kind == "synthetic"
+    return ModelInfo(
+        model_id=model_id,
+        dir=f"{RESULTS}/models/{model_id}",
+        kind=model.kind,
+        name=model.name or name,
+        dtype=dtype,
+        shape=model.shape if synthetic else None,
+        seed=model.seed if synthetic else None,
+        source=source,
+        revision=model.revision if model.kind == "hub" else None,
+        weights_mib=max(1, weights_mib),
+    )
+
+
+# ---------------------------------------------------------------- cells
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A cell that makes no sense, and why."""
+
+    cell: Cell
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One line of the matrix."""
+
+    trial_id: str
+    spec8: str
+    cell: Cell
+    repeat: int
+    warm_rounds: int
+    priority: int
+
+    @property
+    def dir(self) -> str:
+        return f"{RESULTS}/trials/{self.trial_id}/{self.spec8}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What the trials of one cell share."""
+
+    agents: tuple[AgentSpec, ...]
+    tasks: tuple[TaskSpec, ...]
+    inputs: dict[str, str]
+    attempts: tuple[Deployment, ...]
+    estimated_s: float
+
+
+def skip_reason(cell: Cell) -> str | None:
+    """Why this cell makes no sense, or None."""
+    reason = MODES[cell.mode].unfit(cell)
+    if reason is None and not ENGINES[cell.engine].threads:
+        if any(w.concurrency > 1 for d in MODES[cell.mode].attempts(cell) for w in d.workers):
+            reason = f"engine {cell.engine} runs one step at a time, and this mode needs several on one copy"
+    return reason
+
+
+def depth(deployment: Deployment) -> int:
+    """How many steps follow one another at least: by what comes after what, and by what a worker can hold."""
+    levels: dict[str, int] = {}
+    waves: dict[tuple[tuple[str, ...], int], int] = {}
+    for step in deployment.steps:
+        levels[step.name] = 1 + max((levels[a] for a in step.after), default=0)
+        at = (step.workers, levels[step.name])
+        waves[at] = waves.get(at, 0) + 1
+    total = 0
+    for level in range(1, max(levels.values()) + 1):
+        needs = [
+            math.ceil(n / sum(deployment.worker(w).concurrency for w in workers))
+            for (workers, at), n in waves.items()
+            if at == level
+        ]
+        total += max(needs)
+    return total
+
+
+def estimate_s(
+    cell: Cell, attempts: tuple[Deployment, ...], rounds: int, tokens: int, weights_mib: int
+) -> float:
+    """Rough seconds of a trial, to order and bound it, never a result. A failed attempt costs its start."""
+    start = {"zygote": 2.0, "process": 12.0, "disk": 15.0}[cell.start] + weights_mib / 1024
+    step = 1.0 + 0.05 * tokens
+    last = attempts[-1]
+    lives = len(last.steps) if last.lifetime == "step" else 1
+    return start * (len(attempts) - 1 + lives) + rounds * depth(last) * step
+
+
+# ---------------------------------------------------------------- the matrix
+
+
+@dataclass(slots=True)
+class Matrix:
+    """A study's trials in the order in which they should run, and what they share."""
+
+    config: Config
+    crew: CrewTexts
+    model: ModelInfo
+    devices: Devices
+    trials: dict[str, Trial] = field(default_factory=dict)
+    skipped: list[Skip] = field(default_factory=list)
+    _plans: dict[str, _Plan] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.trials)
+
+    def __iter__(self) -> Iterator[Trial]:
+        return iter(self.trials.values())
+
+    def _plan(self, cell: Cell) -> _Plan:
+        key = cell.trial_id(0)
+        if key not in self._plans:
+            attempts = tuple(MODES[cell.mode].attempts(cell))
+            names = dict.fromkeys(step.task for d in attempts for step in d.steps)
+            agents = self.crew.agents[: cell.agents]
+            tasks = tuple(self.crew.tasks[name] for name in names)
+            texts = [t for a in agents for t in (a.role, a.goal, a.backstory)]
+            texts += [t for task in tasks for t in (task.description, task.expected_output)]
+            used = placeholders(*texts)
+            inputs = {k: v for k, v in self.config.crew.inputs.items() if k in used}
+            tokens = cell.options.get("output_tokens", self.config.generation.output_tokens)
+            seconds = estimate_s(cell, attempts, 1 + self.config.warm_rounds, tokens, self.model.weights_mib)
+            self._plans[key] = _Plan(agents, tasks, inputs, attempts, seconds)
+        return self._plans[key]
+
+    def _spec(self, cell: Cell, repeat: int, warm_rounds: int) -> Spec:
+        plan, config, options = self._plan(cell), self.config, cell.options
+        return Spec(
+            cell=cell,
+            repeat=repeat,
+            seed=config.seed,
+            warm_rounds=warm_rounds,
+            exclusive=config.exclusive,
+            model_dir=self.model.dir,
+            dtype=self.model.dtype,
+            output_length=options.get("length", config.generation.length),
+            output_tokens=options.get("output_tokens", config.generation.output_tokens),
+            device_kind=self.devices.kind,
+            device_count=self.devices.count if self.devices.kind == "slot" else cell.gpus,
+            memory_mib=options.get("memory_mib", self.devices.memory_mib),
+            sampler_hz=config.sampler.hz,
+            load_timeout_s=config.timeouts.load_s,
+            step_timeout_s=config.timeouts.step_s,
+            threads_per_worker=config.threads_per_worker,
+            agents=plan.agents,
+            tasks=plan.tasks,
+            inputs=plan.inputs,
+        )
+
+    def trial(self, trial_id: str) -> Trial:
+        """MatrixError when the matrix has no such trial."""
+        try:
+            return self.trials[trial_id]
+        except KeyError:
+            raise MatrixError(
+                f"no trial {trial_id!r} in this matrix of {len(self)} trials: ids are in {MANIFEST}"
+            ) from None
+
+    def spec(self, trial_id: str) -> Spec:
+        """The trial's Spec, rebuilt. MatrixError when it is not the one that the matrix was made with."""
+        trial = self.trial(trial_id)
+        spec = self._spec(trial.cell, trial.repeat, trial.warm_rounds)
+        if spec.spec8 != trial.spec8:
+            raise MatrixError(
+                f"{trial_id}: the manifest says {trial.spec8}, its config gives {spec.spec8}: "
+                "it was written by another version; run the workflow again"
+            )
+        return spec
+
+    def attempts(self, trial_id: str) -> tuple[Deployment, ...]:
+        """The Deployments that the trial will try, in order."""
+        return self._plan(self.trial(trial_id).cell).attempts
+
+    def deployments8(self, trial_id: str) -> str:
+        """Eight hex digits that change when, and only when, the trial's mode makes other Deployments."""
+        return hashlib.sha256(repr(self.attempts(trial_id)).encode()).hexdigest()[:8]
+
+    def resources(self, trial_id: str) -> dict[str, int]:
+        """What the workflow reserves for a trial: gpu (devices), host (of 100), mem_mb (of the host's
+        memory), runtime (minutes, generous: a trial ends by its own timeouts), cores."""
+        trial = self.trial(trial_id)
+        plan, slots = self._plan(trial.cell), self.devices.kind == "slot"
+        copies = max(len(d.workers) for d in plan.attempts)
+        per_copy = 900 + (2 * self.model.weights_mib if slots else 512)
+        return {
+            "gpu": trial.cell.gpus,
+            "host": HOST if self.config.exclusive else 1,
+            "mem_mb": 1500 + copies * per_copy,
+            "runtime": 15 + math.ceil(plan.estimated_s * 5 / 60),
+            "cores": max(1, copies * self.config.threads_per_worker),
+        }
+
+    @property
+    def max_gpus(self) -> int:
+        return max(t.cell.gpus for t in self)
+
+    def manifest(self) -> dict[str, Any]:
+        """What the scripts read: plain JSON, from which `read` makes an equal Matrix."""
+        return {
+            "format": 1,
+            "config": self.config.model_dump(mode="json"),
+            "crew": {
+                "agents": [asdict(a) for a in self.crew.agents],
+                "tasks": [asdict(t) for t in self.crew.tasks.values()],
+            },
+            "model": asdict(self.model),
+            "devices": asdict(self.devices),
+            "trials": [
+                {
+                    "trial_id": t.trial_id,
+                    "spec8": t.spec8,
+                    "dir": t.dir,
+                    "priority": t.priority,
+                    **_cell_row(t.cell),
+                    "repeat": t.repeat,
+                    "warm_rounds": t.warm_rounds,
+                }
+                for t in self
+            ],
+            "skipped": [{**_cell_row(s.cell), "reason": s.reason} for s in self.skipped],
+        }
+
+
+def _cell_row(cell: Cell) -> dict[str, Any]:
+    return {name: getattr(cell, name) for name in cell.__slots__}
+
+
+def _cell(row: Mapping[str, Any]) -> Cell:
+    return Cell(**{name: row[name] for name in Cell.__slots__})
+
+
+def digest(value: Any) -> str:
+    """Sixteen hex digits of the SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+def read(path: str | Path = MANIFEST) -> Matrix:
+    """The Matrix of a manifest. MatrixError when the file is missing, half-written or not one of ours."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        matrix = Matrix(
+            config=Config.model_validate(data["config"]),
+            crew=CrewTexts(
+                tuple(AgentSpec(**a) for a in data["crew"]["agents"]),
+                {t["name"]: TaskSpec(**t) for t in data["crew"]["tasks"]},
+            ),
+            model=ModelInfo(**data["model"]),
+            devices=Devices(**data["devices"]),
+        )
+        for row in data["trials"]:
+            trial = Trial(
+                row["trial_id"], row["spec8"], _cell(row), row["repeat"], row["warm_rounds"], row["priority"]
+            )
+            matrix.trials[trial.trial_id] = trial
+        matrix.skipped += [Skip(_cell(row), row["reason"]) for row in data["skipped"]]
+    except FileNotFoundError:
+        raise MatrixError(f"{path} is missing: run the workflow, which writes it") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MatrixError(
+            f"{path} is not a whole manifest ({error}): delete it and run the workflow"
+        ) from error
+    return matrix
+
+
+# ---------------------------------------------------------------- building
+
+
+def build(config: Config, root: str | Path = ".", gpus: int | None = None) -> Matrix:
+    """Every trial of the study, in the order in which they should run.
+
+    `gpus` is how many GPUs this machine has (None: look). ConfigError when a run asks for more devices
+    than there are, two runs make the same cell, or nothing is left to run.
+    """
+    crew, problems = read_crew(config.crew, Path(root))
+    if problems:
+        raise ConfigError("the config", problems)
+    matrix = Matrix(config, crew, resolve_model(config.model, Path(root)), resolve_devices(config, gpus))
+    cells = _cells(matrix)
+    for cell, repeats, warm_rounds in cells:
+        spec = _SpecOfRepeat(matrix._spec(cell, 0, warm_rounds))
+        for repeat in range(1, repeats + 1):
+            trial_id = cell.trial_id(repeat)
+            matrix.trials[trial_id] = Trial(trial_id, spec.spec8(repeat), cell, repeat, warm_rounds, 0)
+    matrix.trials = _in_order(matrix)
+    return matrix
+
+
+class _SpecOfRepeat:
+    """The hashes of a cell's repeats: only one number differs, so the long text is made once."""
+
+    def __init__(self, spec: Spec) -> None:
+        text = canonical_json({**asdict(spec), "repeat": "\0"})
+        self._before, self._after = text.split(canonical_json("\0"))
+
+    def spec8(self, repeat: int) -> str:
+        return hashlib.sha256(f"{self._before}{repeat}{self._after}".encode()).hexdigest()[:8]
+
+
+def _cells(matrix: Matrix) -> list[tuple[Cell, int, int]]:
+    """The cells to run with their repeats and warm rounds; those that make no sense go to `skipped`."""
+    config, everyone = matrix.config, len(matrix.crew.agents)
+    problems: list[Problem] = []
+    found: dict[str, tuple[int, Cell, int, int]] = {}
+    for i, run in enumerate(config.runs):
+        repeats = config.repeats if run.repeats is None else run.repeats
+        warm_rounds = config.warm_rounds if run.warm_rounds is None else run.warm_rounds
+        too_many = False
+        for gpus, agents, engine, start, variant in product(
+            run.gpus, run.agents or (everyone,), run.engine, run.start, run.variant
+        ):
+            options = config.variants[variant].options
+            cell = Cell(run.mode, gpus, agents, engine, start, variant, options)
+            reason = skip_reason(cell)
+            if reason is not None:
+                matrix.skipped.append(Skip(cell, reason))
+                continue
+            too_many |= gpus > matrix.devices.count
+            key = cell.trial_id(0)
+            if key in found:
+                where = f"runs[{i}]"
+                right = f"makes the same cell as runs[{found[key][0]}] ({key[:-4]}): keep one of them"
+                problems.append(Problem(where, right))
+            found[key] = (i, cell, repeats, warm_rounds)
+        if too_many:
+            problems.append(_too_many(i, max(run.gpus), matrix.devices))
+    if not found and not problems:
+        reasons = "; ".join(sorted({s.reason for s in matrix.skipped}))
+        problems.append(Problem("runs", f"leave 0 trials: every cell is skipped ({reasons})"))
+    if problems:
+        raise ConfigError("the config", problems)
+    return [(cell, repeats, warm_rounds) for _, cell, repeats, warm_rounds in found.values()]
+
+
+def _too_many(run: int, asked: int, devices: Devices) -> Problem:
+    if devices.kind == "slot":
+        right = f"must be at most {devices.count}, the number of CPU slots: lower it or raise devices.slots"
+    else:
+        right = f"must be at most {devices.count}, the number of GPUs: lower it, or say devices.gpus"
+    return Problem(f"runs[{run}].gpus", right, str(asked))
+
+
+def _in_order(matrix: Matrix) -> dict[str, Trial]:
+    """Trials with their priority, first to run first. Whole repeats are blocks, so that a drift of the
+    machine meets all cells alike; inside one, exclusive trials come in an order drawn from the seed (the
+    same for a trial whatever else is in the matrix) and packed ones by GPUs x estimated time."""
+    seed, exclusive = matrix.config.seed, matrix.config.exclusive
+
+    def place(t: Trial) -> tuple[Any, ...]:
+        drawn = hashlib.sha256(f"{seed}:{t.trial_id}".encode()).hexdigest()
+        size = 0.0 if exclusive else -t.cell.gpus * matrix._plan(t.cell).estimated_s
+        return (t.repeat, size, drawn)
+
+    ordered = sorted(matrix, key=place)
+    n = len(ordered)
+    return {
+        t.trial_id: Trial(t.trial_id, t.spec8, t.cell, t.repeat, t.warm_rounds, n - i)
+        for i, t in enumerate(ordered)
+    }
+
+
+def check_limit(matrix: Matrix, limit: int | None) -> None:
+    """ConfigError when a trial needs more devices than `--resources gpu=` allows: Snakemake would
+    silently run it with fewer."""
+    over = sorted({t.cell.trial_id(0)[:-4] for t in matrix if limit is not None and t.cell.gpus > limit})
+    if over:
+        shown = ", ".join(over[:3]) + (f" and {len(over) - 3} more" if len(over) > 3 else "")
+        right = f"must be at least {matrix.max_gpus} for {shown}: raise it, or take fewer gpus in runs"
+        raise ConfigError("the command line", [Problem("--resources gpu", right, str(limit))])
