@@ -1,0 +1,100 @@
+"""Cells in tables: what makes one, how it is named in print, and which of many are shown first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from crewbench.modes import MODES
+
+CELL = ["mode", "gpus", "agents", "engine", "start", "variant"]
+"""The columns that make a cell."""
+
+WHERE = [*CELL, "workload", "host"]
+"""What one estimate is about: a cell's work on one host. Hosts differ too much to be pooled."""
+
+SETTING = ["agents", "engine", "start", "variant", "host"]
+"""What two modes must have in common to be compared."""
+
+Row = Mapping[str, Any]
+
+
+def mode_title(mode: str) -> str:
+    """The mode's title, or its name where the results come from a mode that this version has not."""
+    return MODES[mode].title if mode in MODES else mode
+
+
+def mode_rank(mode: str) -> int:
+    return list(MODES).index(mode) if mode in MODES else len(MODES)
+
+
+def devices(count: int, kind: str = "gpu") -> str:
+    """ "1 GPU", "8 slots"."""
+    noun = "slot" if kind == "slot" else "GPU"
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def label(row: Row, varying: Iterable[str] = (), kind: str = "gpu") -> str:
+    """A cell in words: its mode, its devices, and those of its other properties that are `varying`."""
+    parts = [mode_title(row["mode"]), devices(int(row["gpus"]), kind)]
+    for name in varying:
+        if name == "agents":
+            parts.append(f"{row['agents']} agents")
+        elif name not in ("mode", "gpus"):
+            parts.append(f"{row[name]} start" if name == "start" else str(row[name]))
+    return ", ".join(parts)
+
+
+def varying(rows: pd.DataFrame, names: Iterable[str] = (*CELL, "host")) -> list[str]:
+    """Those of the columns that have more than one value."""
+    return [n for n in names if rows[n].nunique() > 1]
+
+
+def in_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows in the order of the modes, then by everything else that makes a cell."""
+    by = [c for c in (*CELL[1:], "host", "repeat", "attempt", "round") if c in rows]
+    ranked = rows.assign(_rank=rows["mode"].map(mode_rank))
+    return ranked.sort_values(["_rank", "mode", *by], kind="stable").drop(columns="_rank")
+
+
+def headline_setting(trials: pd.DataFrame) -> dict[str, Any]:
+    """The agents, engine, start, variant and host under which most modes were run: what is shown first.
+
+    Ties go to more trials, then to more agents, then to the first in order."""
+    if trials.empty:
+        return {}
+    found = (
+        trials.groupby(SETTING, observed=True)
+        .agg(modes=("mode", "nunique"), trials=("mode", "size"))
+        .reset_index()
+        .sort_values(["modes", "trials", "agents"], ascending=False, kind="stable")
+    )
+    return {name: found.iloc[0][name] for name in SETTING}
+
+
+def only(rows: pd.DataFrame, setting: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows that have these values."""
+    for name, value in setting.items():
+        rows = rows[rows[name] == value]
+    return rows
+
+
+def common_workload(trials: pd.DataFrame) -> str | None:
+    """The work that most modes do: latency is compared between cells of this workload alone."""
+    if trials.empty:
+        return None
+    counts = trials.groupby("workload", observed=True).agg(modes=("mode", "nunique"), trials=("mode", "size"))
+    return str(counts.sort_values(["modes", "trials"], ascending=False, kind="stable").index[0])
+
+
+def representative(trials: pd.DataFrame) -> pd.Series | None:
+    """The trial that stands for its cell in a timeline: of those that worked the one with the (lower) median
+    cold makespan, else the first."""
+    if trials.empty:
+        return None
+    worked = trials[(trials["status"] == "ok") & trials["cold_s"].notna()]
+    if worked.empty:
+        return trials.sort_values("repeat").iloc[0]
+    return worked.sort_values(["cold_s", "repeat"]).iloc[(len(worked) - 1) // 2]

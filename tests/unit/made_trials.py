@@ -1,0 +1,414 @@
+"""Trials made up on disk, for tests of what reads trials: every mode, in the data contract's own files.
+
+A Deployment is walked on a virtual clock with fixed costs, so the rows hang together as real ones do
+(stages add up, a failed attempt precedes the one that fits), and no process or model is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from crewbench import modes
+from crewbench.deployment import Deployment, Step, Worker
+from crewbench.records import (
+    FILES,
+    STAGES,
+    AgentRow,
+    GpuRow,
+    Identity,
+    RoundRow,
+    Status,
+    WorkerRow,
+    write_csv,
+)
+from crewbench.trial import AgentSpec, Cell, Spec, TaskSpec
+
+ROLES = (
+    "Product Manager", "System Architect", "AI Researcher", "Data Engineer",
+    "Backend Developer", "Frontend Developer", "Security Specialist", "DevOps Engineer",
+)  # fmt: skip
+TASKS = ("explain", "contribute", "plan", "work", "summarise")
+
+
+@dataclass
+class Costs:
+    """Seconds and MiB of the made-up machine."""
+
+    spawn_s: float = 0.25
+    import_s: dict[str, float] = field(default_factory=lambda: {"disk": 6.0, "process": 6.0, "zygote": 0.0})
+    context_s: float = 0.05
+    load_s: dict[str, float] = field(default_factory=lambda: {"disk": 2.4, "process": 0.6, "zygote": 0.6})
+    prefill_s: float = 0.12
+    token_s: float = 0.02
+    framework_s: float = 0.06
+    stop_s: float = 0.1
+    copy_mib: float = 200.0
+    budget_mib: float = 640.0
+    tokens: int = 48
+    hz: float = 5.0
+
+
+@dataclass
+class _Walk:
+    """What one attempt left behind."""
+
+    agents: list[AgentRow] = field(default_factory=list)
+    workers: list[WorkerRow] = field(default_factory=list)
+    rounds: list[RoundRow] = field(default_factory=list)
+    held: list[tuple[int, float, float]] = field(default_factory=list)  # device, from, to: a loaded copy
+    end_s: float = 0.0
+
+
+def spec(cell: Cell, repeat: int, warm_rounds: int = 2, costs: Costs | None = None) -> Spec:
+    costs = costs or Costs()
+    return Spec(
+        cell=cell, repeat=repeat, seed=1, warm_rounds=warm_rounds, exclusive=True,
+        model_dir="results/models/tiny", dtype="float32", output_length="fixed", output_tokens=costs.tokens,
+        device_kind="slot", device_count=cell.gpus, memory_mib=int(costs.budget_mib), sampler_hz=costs.hz,
+        load_timeout_s=60.0, step_timeout_s=60.0, threads_per_worker=1,
+        agents=tuple(
+            AgentSpec(role.lower().replace(" ", "_"), role, f"Be a good {role}", "Years of it")
+            for role in (ROLES[i % len(ROLES)] for i in range(cell.agents))
+        ),
+        tasks=tuple(TaskSpec(name, f"{name} it", "Text") for name in TASKS),
+    )  # fmt: skip
+
+
+def identity(cell: Cell, repeat: int, host: str = "box") -> Identity:
+    return Identity(
+        cell.trial_id(repeat),
+        cell.mode,
+        cell.gpus,
+        cell.agents,
+        cell.engine,
+        cell.start,
+        cell.variant,
+        repeat,
+        host,
+    )
+
+
+def make_trial(
+    root: Path,
+    cell: Cell,
+    repeat: int,
+    *,
+    warm_rounds: int = 2,
+    costs: Costs | None = None,
+    fail: tuple[int, str, Status, str] | None = None,
+    taints: Iterable[str] = (),
+    host: str = "box",
+    order: int = 0,
+) -> dict[str, str]:
+    """Writes one trial under `root`, gives its line of the manifest. `fail`: (round, step, status, error)."""
+    costs = costs or Costs()
+    what, who = spec(cell, repeat, warm_rounds, costs), identity(cell, repeat, host)
+    rng = random.Random(f"{who.trial_id}{host}")
+    clock, walks = 0.1, []
+    for number, deployment in enumerate(modes.get(cell.mode).attempts(cell)):
+        walk = _attempt(what, deployment, number, clock, warm_rounds, costs, rng, fail)
+        walks.append(walk)
+        clock = walk.end_s + 0.2
+        if walk.rounds[0].status != Status.OOM:
+            break
+    last = walks[-1]
+    rows = {
+        "agents.csv": [r for w in walks for r in w.agents],
+        "workers.csv": [r for w in walks for r in w.workers],
+        "rounds.csv": [r for w in walks for r in w.rounds],
+        "gpu.csv": list(_samples(cell, walks, clock, costs)),
+    }
+    here = root / who.trial_id / what.spec8
+    here.mkdir(parents=True)
+    for name, row_type in FILES.items():
+        write_csv(here / name, row_type, who, rows[name])
+    with open(here / "outputs.jsonl", "w", encoding="utf-8") as out:
+        for row in rows["agents.csv"]:
+            if row.status == Status.OK:
+                said = {"round": row.round, "attempt": row.attempt, "step": row.step, "agent": row.agent,
+                        "text": f"token soup of {row.agent}", "prompt_ids": [1, 2], "output_ids": [3]}  # fmt: skip
+                out.write(json.dumps({"trial_id": who.trial_id, **said}) + "\n")
+    write_trial_json(here, what, who, last, walks, taints, order, host)
+    return {"trial_id": who.trial_id, "spec8": what.spec8, "dir": str(here)}
+
+
+def write_trial_json(here, what, who, last, walks, taints, order, host) -> None:
+    names = [*FILES, "outputs.jsonl"]
+    record = {
+        "trial_id": who.trial_id,
+        "spec8": what.spec8,
+        "spec": asdict(what),
+        "identity": asdict(who),
+        "workload": list(modes.get(who.mode).attempts(what.cell))[-1].workload,
+        "status": Status.worst(r.status for r in last.rounds),
+        "started_wall": "2026-11-22T10:00:00+00:00",
+        "zero_wall_s": 1.0e9 + 60 * order,
+        "zero_monotonic_s": 60.0 * order,
+        "host": host,
+        "environment": {
+            "versions": {"python": "3.11.2", "torch": "2.13.0", "crewai": "1.15.30"},
+            "cpu": "Two slow cores", "cores": 2, "kernel": "6.1", "git": {"commit": "0" * 40, "dirty": False},
+        },
+        "devices": [
+            {"uuid": f"slot-{i}", "index": i, "kind": "slot", "name": "CPU slot", "memory_mib": what.memory_mib}
+            for i in range(what.cell.gpus)
+        ],
+        "simulated_budget": True,
+        "random_weights": True,
+        "zygote_s": 5.5 if who.start == "zygote" else None,
+        "order": order,
+        "taints": list(taints),
+        "sampler": {"samples": 100, "late": 1, "errors": 0},
+        "pressure": {"cpu_some_s": 0.4, "memory_some_s": 0.0},
+        "attempts": [{"attempt": i, "status": w.rounds[0].status} for i, w in enumerate(walks)],
+        "files": {n: hashlib.sha256((here / n).read_bytes()).hexdigest() for n in names},
+    }  # fmt: skip
+    (here / "trial.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+def make_results(
+    root: Path, cells: Iterable[Cell], repeats: int = 3, skipped: Iterable[dict] = (), **kw
+) -> Path:
+    """A results directory with its manifest, trials interleaved by repeat. Gives the manifest's path."""
+    lines, order = [], 0
+    for repeat in range(1, repeats + 1):
+        for cell in cells:
+            lines.append(make_trial(root / "trials", cell, repeat, order=order, **kw))
+            order += 1
+    return write_manifest(root, lines, skipped)
+
+
+def write_manifest(root: Path, lines: list[dict[str, str]], skipped: Iterable[dict] = ()) -> Path:
+    manifest = {
+        "config": {"name": "made", "repeats": 3},
+        "model": {"kind": "synthetic", "shape": "tiny", "parameters": 1_000_000, "sha256": "a" * 64},
+        "trials": lines,
+        "skipped": list(skipped),
+    }
+    root.mkdir(parents=True, exist_ok=True)
+    path = root / "matrix.json"
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    return path
+
+
+def study_cells(agents: int = 8, start: str = "zygote") -> list[Cell]:
+    """One small study with every mode, two GPU counts of `parallel`, and another start state."""
+    one = {"agents": agents, "engine": "eager", "start": start}
+    return [
+        Cell("parallel", 8, **one),
+        Cell("parallel", 4, **one),
+        Cell("auto_expand", 8, **one),
+        Cell("sequential", 1, **one),
+        Cell("shared", 1, **one),
+        Cell("cooperative", 1, **one),
+        Cell("hierarchical", 4, **one),
+        Cell("parallel", 8, **{**one, "start": "process"}),
+    ]
+
+
+def _attempt(what, deployment, number, clock, warm_rounds, costs, rng, fail) -> _Walk:
+    walk = _Walk()
+    if deployment.lifetime == "step":
+        _renewed_round(walk, what, deployment, number, clock, costs, rng, fail)
+        workers = {deployment.workers[0].name: (len(deployment.steps) - 1, walk.end_s)}
+    else:
+        setups, oom_at = {}, None
+        held = dict.fromkeys(range(what.cell.gpus), 0)
+        for worker in deployment.workers:
+            row = _worker_row(what, worker, 0, number, clock, costs, rng)
+            held[worker.devices[0]] += 1
+            if held[worker.devices[0]] * costs.copy_mib > costs.budget_mib:
+                row.status, row.error = (
+                    Status.OOM,
+                    f"slot budget of {costs.budget_mib:g} MiB (simulated) is full",
+                )
+                oom_at = min(row.ready_at_s, oom_at or row.ready_at_s)
+                row.ready_at_s = None
+            walk.workers.append(row)
+            setups[worker.name] = row
+        if oom_at is not None:
+            _out_of_memory(walk, what, deployment, number, clock, oom_at, costs)
+            return walk
+        workers = {name: (0, row.ready_at_s) for name, row in setups.items()}
+        _round(walk, what, deployment, number, 0, clock, workers, walk.workers, costs, rng, fail)
+    for rnd in range(1, warm_rounds + 1):
+        start = walk.end_s + 0.01
+        ready = {name: (life, start) for name, (life, _) in workers.items()}
+        _round(walk, what, deployment, number, rnd, start, ready, [], costs, rng, fail)
+    for row in walk.workers:
+        if row.stopped_at_s is None:
+            row.stop_s, row.stopped_at_s = costs.stop_s, walk.end_s + costs.stop_s
+            walk.held.append((row.device_index, row.ready_at_s, row.stopped_at_s))
+    walk.end_s += costs.stop_s
+    return walk
+
+
+def _worker_row(
+    what: Spec, worker: Worker, life: int, number: int, clock: float, costs: Costs, rng
+) -> WorkerRow:
+    cell = what.cell
+    parts = (costs.spawn_s, costs.import_s[cell.start], costs.context_s, costs.load_s[cell.start])
+    spawn, imports, context, load = (p * rng.uniform(0.95, 1.05) for p in parts)
+    device = worker.devices[0]
+    return WorkerRow(
+        worker.name, life, number, worker.runner, pid=4000 + life, device_uuid=f"slot-{device}",
+        device_index=device, spawned_at_s=clock, spawn_s=spawn, import_s=imports, context_s=context, load_s=load,
+        compile_s=0.0, ready_at_s=clock + spawn + imports + context + load, cached_share=1.0,
+        allocated_peak_mib=costs.copy_mib, predicted_mib=costs.copy_mib,
+    )  # fmt: skip
+
+
+def _out_of_memory(walk, what, deployment, number, clock, oom_at, costs) -> None:
+    end = oom_at + costs.stop_s
+    for row in walk.workers:
+        if row.status == Status.OK:
+            walk.held.append((row.device_index, row.spawned_at_s + row.spawn_s, end))
+        row.stop_s, row.stopped_at_s = costs.stop_s, end
+    lost = {row.worker for row in walk.workers if row.status == Status.OOM}
+    for step in deployment.steps:
+        oom = step.worker in lost
+        walk.agents.append(
+            AgentRow(
+                0,
+                "cold",
+                number,
+                step.name,
+                what.agents[step.agent].name,
+                step.workers[0],
+                0,
+                Status.OOM if oom else Status.CANCELLED,
+                error="slot budget (simulated) is full" if oom else "",
+            )  # fmt: skip
+        )
+    parts = _setup(max(walk.workers, key=lambda r: r.status == Status.OOM))
+    _add_round(walk, 0, "cold", number, deployment, clock, end, {**parts, "stop": costs.stop_s}, Status.OOM)
+    walk.end_s = end
+
+
+def _setup(row: WorkerRow) -> dict[str, float]:
+    return {s: getattr(row, f"{s}_s") for s in ("spawn", "import", "context", "load", "compile")}
+
+
+def _step_row(
+    what, step: Step, worker: str, life, number, rnd, queued, start, crowd, costs, rng, fail
+) -> AgentRow:
+    prefill = costs.prefill_s * (1 + 0.1 * len(step.after)) * crowd * rng.uniform(0.97, 1.03)
+    decode = costs.token_s * (costs.tokens - 1) * crowd * rng.uniform(0.97, 1.03)
+    row = AgentRow(
+        rnd, "warm" if rnd else "cold", number, step.name, what.agents[step.agent].name, worker, life, Status.OK,
+        queued_at_s=queued, started_at_s=start, ended_at_s=start + prefill + decode + costs.framework_s,
+        queue_s=start - queued, prefill_s=prefill, decode_s=decode, framework_s=costs.framework_s,
+        ttft_s=start - queued + prefill, prompt_tokens=180 + 48 * len(step.after), output_tokens=costs.tokens,
+        llm_calls=1,
+    )  # fmt: skip
+    if fail and fail[0] == rnd and fail[1] == step.name:
+        row.status, row.error = fail[2], fail[3]
+        row.decode_s = row.output_tokens = None
+        row.framework_s = None
+    return row
+
+
+def _renewed_round(walk, what, deployment, number, clock, costs, rng, fail) -> None:
+    """Round 0 of lifetime "step": each step loads its own copy, one after another."""
+    worker, begin, at, parts = deployment.workers[0], clock, clock, dict.fromkeys(STAGES, 0.0)
+    for life, step in enumerate(deployment.steps):
+        row = _worker_row(what, worker, life, number, at, costs, rng)
+        walk.workers.append(row)
+        done = _step_row(
+            what, step, worker.name, life, number, 0, begin, row.ready_at_s, 1.0, costs, rng, fail
+        )
+        walk.agents.append(done)
+        at = done.ended_at_s
+        for stage, seconds in _setup(row).items():
+            parts[stage] += seconds
+        for stage in ("prefill", "decode", "framework"):
+            parts[stage] += getattr(done, f"{stage}_s") or 0.0
+        if life + 1 < len(deployment.steps):
+            at += costs.stop_s
+            parts["stop"] += costs.stop_s
+            row.stop_s, row.stopped_at_s = costs.stop_s, at
+            walk.held.append((row.device_index, row.ready_at_s, at))
+    status = Status.worst(r.status for r in walk.agents)
+    _add_round(walk, 0, "cold", number, deployment, begin, at, parts, status)
+    walk.end_s = at
+
+
+def _round(walk, what, deployment: Deployment, number, rnd, clock, workers, setups, costs, rng, fail) -> None:
+    """One pass over the steps: each takes the first free place of its worker; agents there slow each other."""
+    free = {w.name: [workers[w.name][1]] * w.concurrency for w in deployment.workers}
+    done: dict[str, AgentRow] = {}
+    before: dict[str, str | None] = {}
+    for step in deployment.steps:
+        name = min(step.workers, key=lambda w: min(free[w]))
+        ready = max((done[a].ended_at_s for a in step.after), default=clock)
+        place = min(range(len(free[name])), key=free[name].__getitem__)
+        start = max(ready, free[name][place])
+        peers = sum(1 for s in deployment.steps if name in s.workers and s.after == step.after)
+        crowd = 1 + 0.7 * (min(peers, deployment.worker(name).concurrency) - 1)
+        row = _step_row(
+            what, step, name, workers[name][0], number, rnd, ready, start, crowd, costs, rng, fail
+        )
+        done[step.name] = row
+        before[step.name] = max(
+            (s for s in done if s != step.name and done[s].ended_at_s <= start), default=None,
+            key=lambda s: done[s].ended_at_s,
+        )  # fmt: skip
+        free[name][place] = row.ended_at_s
+        walk.agents.append(row)
+    end = max(r.ended_at_s for r in done.values())
+    parts = dict.fromkeys(STAGES, 0.0)
+    at: str | None = max(done, key=lambda s: done[s].ended_at_s)
+    while at is not None:  # back along what each step waited for
+        row = done[at]
+        for stage in ("prefill", "decode", "framework"):
+            parts[stage] += getattr(row, f"{stage}_s") or 0.0
+        if before[at] is None and setups:
+            parts.update(_setup(next(r for r in setups if r.worker == row.worker)))
+        at = before[at]
+    status = Status.worst(r.status for r in done.values())
+    _add_round(walk, rnd, "warm" if rnd else "cold", number, deployment, clock, end, parts, status)
+    walk.end_s = end
+
+
+def _add_round(walk, rnd, phase, number, deployment, begin, end, parts, status) -> None:
+    parts = {s: parts.get(s, 0.0) for s in STAGES if s != "idle"}
+    idle = max(0.0, end - begin - sum(parts.values()))
+    walk.rounds.append(
+        RoundRow(
+            rnd,
+            phase,
+            number,
+            len(deployment.devices),
+            begin,
+            end,
+            end - begin,
+            **{f"{s}_s": v for s, v in parts.items()},
+            idle_s=idle,
+            status=status,
+        )  # fmt: skip
+    )
+
+
+def _samples(cell: Cell, walks: list[_Walk], end: float, costs: Costs) -> Iterable[GpuRow]:
+    held = [h for w in walks for h in w.held]
+    device_of = {(r.attempt, r.worker): r.device_index for w in walks for r in w.workers}
+    busy = [
+        (device_of[r.attempt, r.worker], r.started_at_s, r.ended_at_s)
+        for w in walks
+        for r in w.agents
+        if r.started_at_s is not None
+    ]
+    for tick in range(int(end * costs.hz) + 1):
+        t = tick / costs.hz
+        for device in range(cell.gpus):
+            used = costs.copy_mib * sum(1 for d, a, b in held if d == device and a <= t < b)
+            work = sum(1 for d, a, b in busy if d == device and a <= t < b)
+            yield GpuRow(
+                t, f"slot-{device}", device, util_pct=100.0 * min(work, 1), used_mib=used,
+                free_mib=costs.budget_mib - used, ballast_mib=0.0,
+            )  # fmt: skip
