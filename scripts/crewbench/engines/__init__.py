@@ -1,0 +1,109 @@
+"""Engines make the tokens. This file names them and says what each offers; it imports none.
+
+To add one, add a module with a class that has `Engine`'s methods, and a line to ENGINES.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """`module` and `cls` say where the engine is; `imports` what it needs in its process (what a
+    zygote does beforehand); `threads` whether several steps may run on one copy at once."""
+
+    module: str
+    cls: str
+    title: str
+    imports: tuple[str, ...]
+    threads: bool = True
+
+
+ENGINES: dict[str, EngineInfo] = {
+    "eager": EngineInfo(
+        "crewbench.engines.hf",
+        "Eager",
+        "Transformers generate, eager",
+        ("torch", "transformers", "accelerate", "langchain_huggingface", "crewai"),
+    ),
+}
+
+
+@dataclass(slots=True)
+class Completion:
+    """One call of a model. Instants are CLOCK_MONOTONIC seconds: `called_s` when the adapter was asked,
+    `prompt_s` when the engine had the prompt's ids, `token_s[i]` when output id i was there, `ended_s`
+    when the text was returned."""
+
+    text: str
+    prompt_ids: list[int]
+    output_ids: list[int]
+    called_s: float
+    prompt_s: float
+    token_s: list[float]
+    ended_s: float
+
+    @property
+    def prefill_s(self) -> float:
+        """From the prompt's ids to the first output id."""
+        return self.token_s[0] - self.prompt_s if self.token_s else 0.0
+
+    @property
+    def decode_s(self) -> float:
+        """From the first output id to the last."""
+        return self.token_s[-1] - self.token_s[0] if self.token_s else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What loading took, in seconds, and what it left in memory, in MiB (None: not observable)."""
+
+    context_s: float = 0.0
+    load_s: float = 0.0
+    read_s: float | None = None
+    copy_s: float | None = None
+    compile_s: float | None = None
+
+
+class StepTimeout(Exception):
+    """A step passed its deadline while tokens were being made."""
+
+
+class Account(Protocol):
+    """Who counts memory (engines/account.py)."""
+
+    def weights(self) -> None:
+        """One copy of the model is about to be loaded. Raises OutOfMemory."""
+
+    def sequence(self) -> AbstractContextManager[Callable[[int], None]]:
+        """One sequence is in flight inside this context, which gives a function to call with the tokens
+        it will grow to, before they are computed. Raises OutOfMemory."""
+
+
+class Engine(Protocol):
+    context_tokens: int
+
+    def load(self) -> Loaded:
+        """Put the model on its devices. Raises OutOfMemory."""
+
+    def complete(self, messages: list[BaseMessage], deadline_s: float) -> Completion:
+        """Answer a conversation. Raises OutOfMemory, StepTimeout (deadline_s is CLOCK_MONOTONIC)."""
+
+    def count_tokens(self, messages: list[BaseMessage]) -> int:
+        """How many ids the conversation's prompt has."""
+
+    def peaks(self) -> dict[str, dict[str, float]]:
+        """Per device uuid: allocated_peak_mib, reserved_peak_mib, where they can be observed."""
+
+
+def create(name: str, **kwargs: Any) -> Engine:
+    info = ENGINES[name]
+    return getattr(importlib.import_module(info.module), info.cls)(**kwargs)

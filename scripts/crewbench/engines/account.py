@@ -1,0 +1,64 @@
+"""Who counts memory: CUDA does for GPUs; on CPU slots an account charges a simulated budget.
+
+Either way an engine that does not fit raises the same typed OutOfMemory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from crewbench.devices.budget import Ledger
+
+Hold = Callable[[int], None]
+"""Says that a sequence will grow to that many tokens. Raises OutOfMemory."""
+
+
+class CountedByDevice:
+    """A GPU refuses by itself what does not fit."""
+
+    def weights(self) -> None:
+        pass
+
+    @contextmanager
+    def sequence(self) -> Iterator[Hold]:
+        yield lambda tokens: None
+
+
+@dataclass
+class SimulatedAccount:
+    """Charges a slot's ledger for what a GPU would hold: the weights from load on, and the KV cache of
+    each sequence in flight at its full length. A copy spread over several slots charges each an equal
+    share. Sizes in MiB."""
+
+    ledger: Ledger
+    slots: tuple[str, ...]
+    budget_mib: float
+    weights_mib: float
+    kv_mib_per_token: float
+
+    def _charge(self, what: str, mib: float, phase: str) -> None:
+        for slot in self.slots:
+            self.ledger.charge(
+                slot, os.getpid(), what, mib / len(self.slots), budget_mib=self.budget_mib, phase=phase
+            )
+
+    def weights(self) -> None:
+        self._charge("weights", self.weights_mib, "load")
+
+    @contextmanager
+    def sequence(self) -> Iterator[Hold]:
+        held = 0.0
+
+        def hold(tokens: int) -> None:
+            nonlocal held
+            mib = tokens * self.kv_mib_per_token
+            self._charge("kv_cache", mib, "prefill")
+            held += mib
+
+        try:
+            yield hold
+        finally:
+            self._charge("kv_cache", -held, "prefill")

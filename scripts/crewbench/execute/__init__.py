@@ -1,0 +1,4 @@
+"""Runs Deployments for real. run.py walks the steps; each runner (process.py, ...) holds workers.
+
+Nothing here knows a mode, and no runner knows another.
+"""

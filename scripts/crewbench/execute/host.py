@@ -1,0 +1,213 @@
+"""Runs one trial on this host: leases devices, brings the start state about, executes, writes the files."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from crewbench import modes, provenance
+from crewbench.checkpoint import files, footprint, manifest
+from crewbench.deployment import Deployment
+from crewbench.devices.inventory import list_devices
+from crewbench.devices.lease import lease
+from crewbench.devices.sampler import Sampler
+from crewbench.execute.run import Bench, Records, execute
+from crewbench.execute.setup import Setup
+from crewbench.records import (
+    AgentRow,
+    Identity,
+    RoundRow,
+    Status,
+    WorkerRow,
+    canonical_json,
+    write_csv,
+)
+from crewbench.start import STARTS, Start
+from crewbench.trial import Spec
+
+RUNNERS = {"process": "crewbench.execute.process:ProcessRunner"}
+"""Where each runner is. A runner takes a Setup and has `start`, `zygote_s` and `taints`."""
+
+MIB = 2**20
+
+
+def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
+    """Run the trial and write its files into `out`, trial.json last. Returns the trial's status.
+
+    Raises what only a broken harness or a wrong request raises: DeviceError, CheckpointError, OSError.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "trial.json").unlink(missing_ok=True)  # a trial that is being run is not done
+    zero_s, zero_wall_s = time.monotonic(), time.time()
+    host = provenance.host()
+    cell = spec.cell
+    identity = Identity(
+        spec.trial_id,
+        cell.mode,
+        cell.gpus,
+        cell.agents,
+        cell.engine,
+        cell.start,
+        cell.variant,
+        spec.repeat,
+        host,
+    )
+    attempts = list(modes.get(cell.mode).attempts(cell))
+    start = STARTS[cell.start]
+    model = manifest.load(spec.model_dir)
+    weight_files = tuple(model.weight_files(spec.model_dir))
+
+    taints: list[str] = []
+    with ExitStack() as held:
+        all_devices = list_devices(spec.device_kind, spec.device_count, spec.memory_mib)
+        leased = held.enter_context(
+            lease(all_devices, cell.gpus, exclusive_host=spec.exclusive, holder=spec.trial_id)
+        )
+        simulated = all(d.kind == "slot" for d in leased.devices)
+        ledger = scratch / "ledger.json" if simulated else None
+        setup = Setup(
+            spec=spec,
+            start=start,
+            model_path=model.directory(spec.model_dir),
+            weight_files=weight_files,
+            weights_mib=footprint.weights_bytes(model, spec.dtype) / MIB,
+            kv_mib_per_token=footprint.kv_bytes_per_token(model.architecture, spec.dtype) / MIB,
+            ledger=ledger,
+            scratch=scratch,
+            lease_fds=leased.fds,
+        )
+        runners = {name: _runner(name, setup) for name in _runners(attempts)}
+        sampler = Sampler(
+            path=out / "gpu.csv",
+            identity=identity,
+            devices=leased.devices,
+            hz=spec.sampler_hz,
+            zero_s=zero_s,
+            ledger=ledger,
+        )
+        bench = Bench(
+            devices=leased.devices,
+            start=lambda worker, devices, life, attempt: runners[worker.runner].start(
+                worker, devices, life, attempt
+            ),
+            memory_free=lambda devices: None,
+            agents=spec.agents,
+            tasks={t.name: t for t in spec.tasks},
+            warm_rounds=spec.warm_rounds,
+            load_timeout_s=spec.load_timeout_s,
+            step_timeout_s=spec.step_timeout_s,
+            zero_s=zero_s,
+        )
+        before = provenance.pressure()
+        sampler.start()
+        try:
+            (files.warm if start.cached else files.evict)(weight_files)
+            records = execute(attempts, bench)
+        except files.PageCacheError as error:
+            records = refused(attempts[0], spec, str(error), time.monotonic() - zero_s)
+        finally:
+            sampled = sampler.stop()
+        pressure = provenance.pressure_since(before)
+        if leased.shared_host:
+            taints.append("another trial ran on this host at the same time")
+        for runner in runners.values():
+            taints.extend(runner.taints)
+
+    write_csv(out / "agents.csv", AgentRow, identity, records.agents)
+    write_csv(out / "workers.csv", WorkerRow, identity, records.workers)
+    write_csv(out / "rounds.csv", RoundRow, identity, records.rounds)
+    write_outputs(out / "outputs.jsonl", identity, records)
+    status = records.status
+    finish(
+        out,
+        {
+            "trial_id": spec.trial_id,
+            "spec8": spec.spec8,
+            "spec": asdict(spec),
+            "identity": asdict(identity),
+            "workload": attempts[0].workload,
+            "status": status,
+            "finished_wall_s": time.time(),
+            "anchor": {"zero_monotonic_s": zero_s, "zero_wall_s": zero_wall_s, "host": host},
+            "environment": provenance.environment(root),
+            "devices": [asdict(d) for d in leased.devices],
+            "simulated_budget": simulated,
+            "model": {
+                "model_id": model.model_id,
+                "sha256": model.sha256,
+                "parameters": model.parameters,
+                "weights_bytes": model.weights_bytes,
+            },
+            "random_weights": model.random_weights,
+            "zygote_s": next((r.zygote_s for r in runners.values() if r.zygote_s is not None), None),
+            "sampler": sampled,
+            "pressure": pressure,
+            "taints": taints,
+        },
+    )
+    return status
+
+
+def _runners(attempts: Iterable[Deployment]) -> set[str]:
+    return {worker.runner for attempt in attempts for worker in attempt.workers}
+
+
+def _runner(name: str, setup: Setup) -> Any:
+    module, _, cls = RUNNERS[name].partition(":")
+    return getattr(importlib.import_module(module), cls)(setup)
+
+
+def refused(deployment: Deployment, spec: Spec, reason: str, at_s: float) -> Records:
+    """The records of a trial whose start state could not be had: every step skipped, and why."""
+    records = Records()
+    for step in deployment.steps:
+        records.agents.append(
+            AgentRow(
+                round=0,
+                phase="cold",
+                attempt=1,
+                step=step.name,
+                agent=spec.agents[step.agent].name,
+                worker=step.workers[0],
+                worker_life=0,
+                status=Status.SKIPPED,
+                error=reason,
+            )
+        )
+    records.rounds.append(RoundRow(0, "cold", 1, 0, at_s, at_s, 0.0, status=Status.SKIPPED))
+    return records
+
+
+def write_outputs(path: Path, identity: Identity, records: Records) -> None:
+    """One JSON line per step: what went in and came out as ids, when, and the text."""
+    with path.open("w", encoding="utf-8") as file:
+        for output in records.outputs:
+            file.write(canonical_json({**asdict(identity), **asdict(output)}) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def finish(out: Path, trial: dict[str, Any]) -> None:
+    """Write trial.json, with the hashes of all other files, in one step: its presence says done."""
+    hashes = {
+        p.name: hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(out.iterdir())
+        if p.suffix in (".csv", ".jsonl")
+    }
+    new = out / "trial.json.new"
+    with new.open("w", encoding="utf-8") as file:
+        json.dump({**trial, "files": hashes}, file, indent=1, sort_keys=True)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(out / "trial.json")
+    print(f"{trial['trial_id']}: {trial['status']}", file=sys.stderr)

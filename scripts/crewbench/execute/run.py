@@ -1,0 +1,565 @@
+"""The interpreter that runs a Deployment for real: starts its workers, walks its steps, keeps records.
+
+One thread waits on every worker's connection and process at once and never polls. Outcomes are rows:
+an out-of-memory, a timeout, an agent's error or a worker that was killed is a status, not an exception.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import Any, Protocol
+
+from crewbench.deployment import Deployment, Step, Worker
+from crewbench.devices.inventory import Device
+from crewbench.execute import critical_path
+from crewbench.execute.critical_path import Piece
+from crewbench.execute.worker import Failure, Stages, StepOrder, StepResult
+from crewbench.records import STAGES, AgentRow, RoundRow, Status, WorkerRow
+from crewbench.trial import AgentSpec, TaskSpec
+
+GRACE_S = 5.0
+"""How long past its deadline a worker may take to say so itself, before it is killed."""
+
+
+class Handle(Protocol):
+    """A started worker: a connection that speaks execute/worker.py's protocol, and its process."""
+
+    conn: Connection
+    pid: int
+    pidfd: int
+    asked_s: float
+
+    def send(self, message: tuple[Any, ...]) -> None: ...
+    def kill(self) -> None: ...
+    def end(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What a Deployment needs of the world. `start(worker, devices, life, attempt)` starts a worker;
+    `memory_free(devices)` returns once the memory of dead workers is seen free."""
+
+    devices: tuple[Device, ...]
+    start: Callable[[Worker, tuple[Device, ...], int, int], Handle]
+    memory_free: Callable[[tuple[Device, ...]], None]
+    agents: tuple[AgentSpec, ...]
+    tasks: Mapping[str, TaskSpec]
+    warm_rounds: int
+    load_timeout_s: float
+    step_timeout_s: float
+    zero_s: float
+
+
+@dataclass(slots=True)
+class Output:
+    """What one step wrote, with the instants of its tokens: one line of outputs.jsonl."""
+
+    round: int
+    attempt: int
+    step: str
+    agent: str
+    task: str
+    status: str
+    text: str
+    prompt_ids: list[list[int]]
+    output_ids: list[list[int]]
+    token_at_s: list[list[float]]
+
+
+@dataclass(slots=True)
+class Records:
+    """All that a trial's rounds left behind."""
+
+    agents: list[AgentRow] = field(default_factory=list)
+    workers: list[WorkerRow] = field(default_factory=list)
+    rounds: list[RoundRow] = field(default_factory=list)
+    outputs: list[Output] = field(default_factory=list)
+
+    @property
+    def status(self) -> Status:
+        """The last attempt's: what was tried before it is recorded, and was not the end."""
+        last = max((r.attempt for r in self.rounds), default=0)
+        return Status.worst(r.status for r in self.rounds if r.attempt == last)
+
+
+@dataclass(slots=True)
+class _Life:
+    """One life of a worker, from being asked for to being seen gone."""
+
+    worker: Worker
+    number: int
+    handle: Handle
+    devices: tuple[Device, ...]
+    state: str = "starting"  # starting | ready | stopping | gone
+    stage: str = "spawn"
+    stages: Stages | None = None
+    failure: Failure | None = None
+    was_ready: bool = False
+    running: dict[str, float] = field(default_factory=dict)  # step, "(load)" or "(stop)" -> deadline
+    stop_asked_s: float | None = None
+    gone_s: float | None = None
+    peaks: dict[str, dict[str, float]] = field(default_factory=dict)
+    round: int = 0
+
+    @property
+    def piece(self) -> str:
+        return f"worker {self.worker.name}/{self.number}"
+
+    @property
+    def deadline_s(self) -> float | None:
+        """The next instant at which this worker is overdue, or None."""
+        return min(self.running.values(), default=None)
+
+
+@dataclass(slots=True)
+class _StepState:
+    step: Step
+    queued_s: float | None = None
+    life: _Life | None = None
+    result: StepResult | None = None
+    status: Status | None = None
+    error: str = ""
+
+
+def execute(attempts: Iterable[Deployment], bench: Bench) -> Records:
+    """Run the attempts in order until one has no out-of-memory; then its warm rounds."""
+    records = Records()
+    todo = list(attempts)
+    for number, deployment in enumerate(todo, 1):
+        attempt = _Attempt(number, deployment, bench, records, more_follow=number < len(todo))
+        oom = attempt.run_round(0)
+        if oom and attempt.more_follow:
+            attempt.record_workers()
+            continue
+        for round_number in range(1, bench.warm_rounds + 1):
+            attempt.run_round(round_number)
+        attempt.stop_all()
+        attempt.record_workers()
+        break
+    return records
+
+
+class _Attempt:
+    """One Deployment being run. `more_follow`: an out-of-memory cancels the rest of it."""
+
+    def __init__(
+        self, number: int, deployment: Deployment, bench: Bench, records: Records, more_follow: bool
+    ) -> None:
+        self.number = number
+        self.deployment = deployment
+        self.bench = bench
+        self.records = records
+        self.more_follow = more_follow
+        self.lives: list[_Life] = []
+        self.states: dict[str, _StepState] = {}
+        self.round = 0
+        self.round_start_s = 0.0
+
+    # ---- a round
+
+    def run_round(self, number: int) -> bool:
+        """Run every step once. Returns whether anything ran out of memory."""
+        self.round = number
+        self.states = {s.name: _StepState(s) for s in self.deployment.steps}
+        self.round_start_s = time.monotonic()
+        if number == 0 and self.deployment.lifetime == "trial":
+            for worker in self.deployment.workers:
+                self._start(worker)
+        while True:
+            self._advance()
+            if all(s.status is not None for s in self.states.values()) and not self._between_lives:
+                break
+            self._wait_for_events()
+            if self.more_follow and self._out_of_memory:
+                self._cancel()
+                break
+        self._record_round()
+        return self._out_of_memory
+
+    @property
+    def _renewing(self) -> bool:
+        """Whether each step of this round gets a worker of its own."""
+        return self.round == 0 and self.deployment.lifetime == "step"
+
+    @property
+    def _between_lives(self) -> bool:
+        return any(life.state == "stopping" for life in self.lives)
+
+    @property
+    def _out_of_memory(self) -> bool:
+        return any(s.status is Status.OOM for s in self.states.values()) or any(
+            life.failure is not None and life.failure.status is Status.OOM for life in self.lives
+        )
+
+    def _advance(self) -> None:
+        """Queue the steps whose contexts are there, and give queued ones to free workers."""
+        now = time.monotonic()
+        for state in self.states.values():
+            if state.status is not None or state.life is not None:
+                continue
+            before = [self.states[name] for name in state.step.after]
+            if any(b.status not in (None, Status.OK) for b in before):
+                failed = next(b.step.name for b in before if b.status not in (None, Status.OK))
+                state.status, state.error = Status.SKIPPED, f"step {failed!r} before it did not succeed"
+                continue
+            if any(b.status is None for b in before):
+                continue
+            if state.queued_s is None:
+                state.queued_s = now if before else self.round_start_s
+            self._place(state)
+
+    def _place(self, state: _StepState) -> None:
+        """Give a queued step to the first of its workers with room, or fail it if none will ever have."""
+        lives = [self._life(name) for name in state.step.workers]
+        if self._renewing:
+            live = lives[0]
+            if live is None or live.state == "gone":
+                self._start(self.deployment.worker(state.step.workers[0]), for_step=state)
+            return
+        for life in lives:
+            if life is not None and life.state == "ready" and len(life.running) < life.worker.concurrency:
+                self._send(life, state)
+                return
+        if all(life is None or life.state == "gone" for life in lives):
+            self._fail_without_worker(state, lives[0])
+
+    def _send(self, life: _Life, state: _StepState) -> None:
+        step = state.step
+        context = tuple(
+            (
+                self.bench.agents[before.step.agent],
+                self.bench.tasks[before.step.task],
+                before.result.text,
+            )
+            for before in (self.states[name] for name in step.after)
+        )
+        order = StepOrder(step.name, self.bench.agents[step.agent], self.bench.tasks[step.task], context)
+        state.life = life
+        life.running[step.name] = time.monotonic() + self.bench.step_timeout_s + GRACE_S
+        life.handle.send(("step", order))
+
+    def _fail_without_worker(self, state: _StepState, life: _Life | None) -> None:
+        """The step's worker is gone. In the round in which it went, its fate is the step's."""
+        state.life = life
+        if life is not None and life.failure is not None and life.round == self.round:
+            state.status, state.error = life.failure.status, life.failure.error
+        else:
+            state.status, state.error = Status.SKIPPED, "its worker is gone since an earlier round"
+
+    # ---- workers
+
+    def _life(self, name: str) -> _Life | None:
+        return next((x for x in reversed(self.lives) if x.worker.name == name), None)
+
+    def _start(self, worker: Worker, for_step: _StepState | None = None) -> None:
+        number = sum(1 for x in self.lives if x.worker.name == worker.name)
+        devices = tuple(self.bench.devices[i] for i in worker.devices)
+        handle = self.bench.start(worker, devices, number, self.number)
+        life = _Life(worker, number, handle, devices, round=self.round)
+        life.running["(load)"] = handle.asked_s + self.bench.load_timeout_s + GRACE_S
+        self.lives.append(life)
+        if for_step is not None:
+            for_step.life = life
+
+    def _wait_for_events(self) -> None:
+        """Block until a worker says something, ends, or is overdue; then take it in."""
+        living = [x for x in self.lives if x.state != "gone"]
+        if not living:
+            return
+        sources: dict[Any, _Life] = {}
+        for life in living:
+            sources[life.handle.pidfd] = life
+            if not life.handle.conn.closed:
+                sources[life.handle.conn] = life
+        deadlines = [d for life in living if (d := life.deadline_s) is not None]
+        timeout = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+        ready = wait(list(sources), timeout)
+        for source in sorted(ready, key=lambda s: isinstance(s, int)):  # words before deaths
+            life = sources[source]
+            if life.state == "gone":
+                continue
+            if isinstance(source, int):
+                self._drain(life)
+                self._gone(life)
+            else:
+                self._hear(life)
+        now = time.monotonic()
+        for life in living:
+            deadline = life.deadline_s
+            if life.state != "gone" and deadline is not None and deadline <= now:
+                what = "loading" if life.state == "starting" else "its steps"
+                life.failure = Failure(Status.TIMEOUT, f"worker {life.worker.name} overran {what}; killed")
+                life.handle.kill()
+                life.running = dict.fromkeys(life.running, now + 3600.0)
+
+    def _drain(self, life: _Life) -> None:
+        while not life.handle.conn.closed and life.handle.conn.poll(0):
+            if not self._hear(life):
+                return
+
+    def _hear(self, life: _Life) -> bool:
+        """Take in one message; False when the worker's end is closed."""
+        try:
+            message = life.handle.conn.recv()
+        except (EOFError, ConnectionResetError):
+            life.handle.conn.close()
+            return False
+        getattr(self, f"_on_{message[0]}")(life, *message[1:])
+        return True
+
+    def _on_stage(self, life: _Life, stage: str, at_s: float) -> None:
+        life.stage = stage
+        if life.stages is None:
+            life.stages = Stages(began_s=at_s)
+        self._say(f"{life.worker.name} (pid {life.handle.pid}): {stage}")
+
+    def _on_ready(self, life: _Life, stages: Stages) -> None:
+        life.stages, life.state, life.stage, life.was_ready = stages, "ready", "ready", True
+        life.running.pop("(load)")
+        self._say(f"{life.worker.name} (pid {life.handle.pid}): ready")
+        if self._renewing:
+            mine = next(s for s in self.states.values() if s.life is life)
+            self._send(life, mine)
+
+    def _on_failed(self, life: _Life, stages: Stages, failure: Failure) -> None:
+        life.stages, life.failure = stages, failure
+        self._say(f"{life.worker.name} (pid {life.handle.pid}): {failure.status}: {failure.error}")
+
+    def _on_done(self, life: _Life, result: StepResult) -> None:
+        life.running.pop(result.step)
+        state = self.states[result.step]
+        state.result, state.status, state.error = result, result.status, result.error
+        self._say(f"{life.worker.name}: {result.step} {result.status}")
+        if self._renewing and any(s.status is None for s in self.states.values()):
+            self._ask_to_stop(life)
+
+    def _on_stopped(self, life: _Life, peaks: dict[str, dict[str, float]]) -> None:
+        life.peaks = peaks
+
+    def _gone(self, life: _Life) -> None:
+        """A worker's process has ended: give its unfinished steps its fate."""
+        life.gone_s = time.monotonic()
+        how = life.handle.end()
+        if life.state != "stopping" and life.failure is None:
+            doing = "ran" if life.state == "ready" else f"was at stage {life.stage!r}"
+            life.failure = Failure(Status.ERROR, f"worker {life.worker.name} {how} while it {doing}")
+            self._say(life.failure.error)
+        life.state = "gone"
+        life.running.clear()
+        life.round = self.round
+        for state in self.states.values():
+            if state.life is life and state.status is None and life.failure is not None:
+                state.status, state.error = life.failure.status, life.failure.error
+
+    def _ask_to_stop(self, life: _Life) -> None:
+        life.stop_asked_s = time.monotonic()
+        life.state = "stopping"
+        life.running = {"(stop)": life.stop_asked_s + GRACE_S}
+        life.handle.send(("stop",))
+
+    def stop_all(self) -> None:
+        """Stop the workers that still live and wait until they are gone."""
+        for life in self.lives:
+            if life.state in ("ready", "starting"):
+                self._ask_to_stop(life)
+        while any(life.state != "gone" for life in self.lives):
+            self._wait_for_events()
+
+    def _cancel(self) -> None:
+        """End the attempt now: kill its workers, cancel its steps, wait for the memory."""
+        now = time.monotonic()
+        for life in self.lives:
+            if life.state != "gone":
+                if life.failure is None:
+                    life.failure = Failure(Status.CANCELLED, "another worker ran out of memory")
+                life.stop_asked_s = now
+                life.handle.kill()
+        while any(life.state != "gone" for life in self.lives):
+            self._wait_for_events()
+        for state in self.states.values():
+            if state.status is None:
+                state.life = state.life or self._life(state.step.workers[0])
+                fate = state.life.failure if state.life else None
+                state.status = fate.status if fate else Status.CANCELLED
+                state.error = fate.error if fate else "the attempt ended before it could start"
+        self.bench.memory_free(self.bench.devices)
+
+    # ---- records
+
+    def _say(self, text: str) -> None:
+        """A progress line in the trial's log."""
+        at = time.monotonic() - self.bench.zero_s
+        print(f"[{at:8.3f}] attempt {self.number} round {self.round}: {text}", file=sys.stderr, flush=True)
+
+    def _at(self, instant_s: float | None) -> float | None:
+        return None if instant_s is None else instant_s - self.bench.zero_s
+
+    @property
+    def _phase(self) -> str:
+        return "cold" if self.round == 0 else "warm"
+
+    def _record_round(self) -> None:
+        cancelled = self.more_follow and self._out_of_memory
+        ends = [s.result.ended_s for s in self.states.values() if s.result is not None]
+        gone = [x.gone_s for x in self.lives if x.gone_s is not None and x.round == self.round]
+        if cancelled or not ends:
+            end = time.monotonic()
+        else:
+            # A worker's death after the last step is still part of the round that waited for it.
+            failed = any(s.result is None and s.status is not Status.SKIPPED for s in self.states.values())
+            end = max(ends + (gone if failed else []))
+        parts = critical_path.stages(self._pieces(end if cancelled else None), self.round_start_s, end)
+        devices = {d.uuid for life in self.lives for d in life.devices}
+        self.records.rounds.append(
+            RoundRow(
+                round=self.round,
+                phase=self._phase,
+                attempt=self.number,
+                gpus_used=len(devices),
+                started_at_s=self._at(self.round_start_s),
+                ended_at_s=self._at(end),
+                makespan_s=end - self.round_start_s,
+                status=Status.worst(s.status for s in self.states.values()),
+                **{f"{stage}_s": parts[stage] for stage in STAGES},
+            )
+        )
+        for state in self.states.values():
+            self.records.agents.append(self._agent_row(state))
+            if state.result is not None:
+                self.records.outputs.append(self._output(state))
+
+    def _pieces(self, cancelled_s: float | None) -> list[Piece]:
+        """This round's steps and worker lives as the pieces of its critical path."""
+        pieces = []
+        previous_stop: str | None = None
+        for life in self.lives:
+            if life.round != self.round and life.handle.asked_s < self.round_start_s:
+                continue
+            ran = [s.step.name for s in self.states.values() if s.life is life and s.result is not None]
+            if life.handle.asked_s >= self.round_start_s:
+                known = life.stages
+                ended = (known and known.ended_s) or life.stop_asked_s or life.gone_s
+                if ended is not None:
+                    took = {"spawn": known.began_s - life.handle.asked_s if known else 0.0}
+                    for stage in ("import", "context", "load", "compile"):
+                        took[stage] = (getattr(known, f"{stage}_s") if known else None) or 0.0
+                    after = (previous_stop,) if previous_stop else ()
+                    # Workers are asked for one after another: until its turn, a worker is being spawned.
+                    pieces.append(Piece(life.piece, life.handle.asked_s, ended, took, after, wait="spawn"))
+            if life.gone_s is not None and life.stop_asked_s is not None and cancelled_s is None:
+                previous_stop = f"stop {life.piece}"
+                pieces.append(
+                    Piece(
+                        previous_stop,
+                        life.stop_asked_s,
+                        life.gone_s,
+                        {"stop": life.gone_s - life.stop_asked_s},
+                        (*ran, life.piece),
+                    )
+                )
+        if cancelled_s is not None:
+            begun = min(life.stop_asked_s for life in self.lives if life.stop_asked_s is not None)
+            stop = {"stop": cancelled_s - begun}
+            culprits = (x.piece for x in self.lives if x.failure and x.failure.status is Status.OOM)
+            steps = (s.step.name for s in self.states.values() if s.status is Status.OOM)
+            pieces.append(Piece("cancel", begun, cancelled_s, stop, (*culprits, *steps)))
+        for state in self.states.values():
+            result = state.result
+            if result is None or state.life is None:
+                continue
+            engine_s = result.prefill_s + result.decode_s
+            siblings = (s.step.name for s in self.states.values() if s.life is state.life and s is not state)
+            pieces.append(
+                Piece(
+                    state.step.name,
+                    result.started_s,
+                    result.ended_s,
+                    {
+                        "prefill": result.prefill_s,
+                        "decode": result.decode_s,
+                        "framework": result.ended_s - result.started_s - engine_s,
+                    },
+                    (*state.step.after, *siblings, state.life.piece),
+                    wait="queue",
+                )
+            )
+        return pieces
+
+    def _agent_row(self, state: _StepState) -> AgentRow:
+        result, life = state.result, state.life
+        row = AgentRow(
+            round=self.round,
+            phase=self._phase,
+            attempt=self.number,
+            step=state.step.name,
+            agent=self.bench.agents[state.step.agent].name,
+            worker=life.worker.name if life else state.step.workers[0],
+            worker_life=life.number if life else 0,
+            status=state.status,
+            queued_at_s=self._at(state.queued_s),
+            error=state.error,
+        )
+        if result is not None:
+            row.started_at_s = self._at(result.started_s)
+            row.ended_at_s = self._at(result.ended_s)
+            row.queue_s = result.started_s - state.queued_s
+            row.prefill_s = result.prefill_s
+            row.decode_s = result.decode_s
+            row.framework_s = result.ended_s - result.started_s - result.prefill_s - result.decode_s
+            if result.first_token_s is not None:
+                row.ttft_s = result.first_token_s - state.queued_s
+            row.prompt_tokens = sum(map(len, result.prompt_ids))
+            row.output_tokens = sum(map(len, result.output_ids))
+            row.llm_calls = result.llm_calls
+        return row
+
+    def _output(self, state: _StepState) -> Output:
+        result = state.result
+        return Output(
+            round=self.round,
+            attempt=self.number,
+            step=state.step.name,
+            agent=self.bench.agents[state.step.agent].name,
+            task=state.step.task,
+            status=state.status,
+            text=result.text,
+            prompt_ids=result.prompt_ids,
+            output_ids=result.output_ids,
+            token_at_s=[[self._at(t) for t in call] for call in result.token_s],
+        )
+
+    def record_workers(self) -> None:
+        """One row per life and device, once the attempt is over."""
+        for life in self.lives:
+            known = life.stages
+            for device in life.devices:
+                peaks = life.peaks.get(device.uuid, {})
+                row = WorkerRow(
+                    worker=life.worker.name,
+                    worker_life=life.number,
+                    attempt=self.number,
+                    runner=life.worker.runner,
+                    pid=life.handle.pid,
+                    device_uuid=device.uuid,
+                    device_index=device.index,
+                    spawned_at_s=self._at(life.handle.asked_s),
+                    stopped_at_s=self._at(life.gone_s),
+                    allocated_peak_mib=peaks.get("allocated_peak_mib"),
+                    reserved_peak_mib=peaks.get("reserved_peak_mib"),
+                    status=life.failure.status if life.failure else Status.OK,
+                    error=life.failure.error if life.failure else "",
+                )
+                if known is not None:
+                    row.spawn_s = known.began_s - life.handle.asked_s
+                    for name in ("import", "context", "load", "read", "copy", "compile"):
+                        setattr(row, f"{name}_s", getattr(known, f"{name}_s"))
+                    row.cached_share = known.cached_share
+                    row.ready_at_s = self._at(known.ended_s) if life.was_ready else None
+                if life.stop_asked_s is not None and life.gone_s is not None:
+                    row.stop_s = life.gone_s - life.stop_asked_s
+                self.records.workers.append(row)
+

@@ -1,0 +1,265 @@
+"""What runs inside a worker process: imports, loads one copy of the model, then runs steps as told.
+
+It speaks over one connection. It sends ("stage", name, at), then ("ready", Ready) or ("failed", Failed),
+then ("done", StepResult) for each step; it receives ("step", StepOrder) and ("stop",). Instants are
+CLOCK_MONOTONIC seconds. It ends when told to, or when its trial is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from crewbench.devices.budget import Ledger, OutOfMemory
+from crewbench.devices.inventory import Device
+from crewbench.execute import preload
+from crewbench.records import Status
+from crewbench.trial import AgentSpec, TaskSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that a worker needs to know. Sizes in MiB. `zygote`: the imports were done before the fork."""
+
+    worker: str
+    engine: str
+    model_path: str
+    dtype: str
+    devices: tuple[Device, ...]
+    concurrency: int
+    threads: int
+    length: str
+    tokens: int
+    step_timeout_s: float
+    storage: str
+    zygote: bool
+    weight_files: tuple[str, ...] = ()
+    ledger: str | None = None
+    budget_mib: float = 0.0
+    weights_mib: float = 0.0
+    kv_mib_per_token: float = 0.0
+    inputs: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StepOrder:
+    """One step to run; `context` is what the steps before it wrote."""
+
+    step: str
+    agent: AgentSpec
+    task: TaskSpec
+    context: tuple[tuple[AgentSpec, TaskSpec, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """How far a worker came, in seconds per stage. `ended_s` is when it was ready or failed."""
+
+    began_s: float
+    import_s: float | None = None
+    context_s: float | None = None
+    load_s: float | None = None
+    read_s: float | None = None
+    copy_s: float | None = None
+    compile_s: float | None = None
+    cached_share: float | None = None
+    ended_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    status: Status
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    step: str
+    status: Status
+    started_s: float
+    ended_s: float
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    first_token_s: float | None = None
+    llm_calls: int = 0
+    prompt_ids: list[list[int]] = field(default_factory=list)
+    output_ids: list[list[int]] = field(default_factory=list)
+    token_s: list[list[float]] = field(default_factory=list)
+    text: str = ""
+    error: str = ""
+
+
+def failure(exc: BaseException) -> Failure:
+    """An exception as data, with its cause's name and words."""
+    from crewbench.engines import StepTimeout
+
+    if isinstance(exc, OutOfMemory):
+        return Failure(Status.OOM, str(exc))
+    kind = Status.TIMEOUT if isinstance(exc, StepTimeout) else Status.ERROR
+    return Failure(kind, f"{type(exc).__name__}: {exc}"[:2000])
+
+
+def die_with(pidfd: int) -> None:
+    """End this process at once when the process behind `pidfd` ends."""
+
+    def watch() -> None:
+        select.select([pidfd], [], [])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="watch-trial", daemon=True).start()
+
+
+def pin(devices: Sequence[Device]) -> list[str]:
+    """Hide all other devices from this process, before CUDA starts. Returns torch device strings."""
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    gpus = [d for d in devices if d.kind == "gpu"]
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(d.uuid for d in gpus)
+    return [f"cuda:{i}" for i in range(len(gpus))] or ["cpu"]
+
+
+def check_pinned(devices: Sequence[Device]) -> None:
+    """RuntimeError if CUDA shows other devices than the ones this worker was given."""
+    import torch
+
+    wanted = [d.uuid for d in devices if d.kind == "gpu"]
+    seen = [f"GPU-{torch.cuda.get_device_properties(i).uuid}" for i in range(len(wanted))]
+    if seen != wanted:
+        raise RuntimeError(f"CUDA shows devices {seen}, this worker was given {wanted}")
+
+
+def start_engine(job: Job, began_s: float, tell: Any) -> tuple[Any, Stages, Failure | None]:
+    """Imports and loads; always returns how far it came, and the failure if it did not arrive."""
+    from crewbench.checkpoint.files import cached_share
+    from crewbench.engines import Loaded, create
+    from crewbench.engines.account import CountedByDevice, SimulatedAccount
+
+    took: dict[str, float | None] = {}
+    loading_since: float | None = None
+    try:
+        torch_devices = pin(job.devices)
+        if job.zygote and preload.error:
+            raise RuntimeError(f"the zygote could not import what {job.engine} needs: {preload.error}")
+        if preload.done_for != (job.engine, job.model_path):
+            preload.imports(job.engine, job.model_path)
+        import torch
+
+        from crewbench import crews
+
+        crews.isolate(Path(job.storage))
+        torch.set_num_threads(job.threads)
+        imported = time.monotonic()
+        took["import_s"] = imported - began_s
+        tell(("stage", "load", imported))
+        account = CountedByDevice()
+        if job.ledger is not None:
+            account = SimulatedAccount(
+                Ledger(Path(job.ledger)),
+                tuple(d.uuid for d in job.devices),
+                job.budget_mib,
+                job.weights_mib,
+                job.kv_mib_per_token,
+            )
+        took["cached_share"] = cached_share(job.weight_files) if job.weight_files else None
+        engine = create(
+            job.engine,
+            path=job.model_path,
+            dtype=job.dtype,
+            devices=torch_devices,
+            length=job.length,
+            tokens=job.tokens,
+            account=account,
+        )
+        loading_since = time.monotonic()
+        loaded: Loaded = engine.load()
+        ended = time.monotonic()
+        took.update(
+            context_s=loaded.context_s,
+            load_s=loaded.load_s,
+            read_s=loaded.read_s,
+            copy_s=loaded.copy_s,
+            compile_s=loaded.compile_s,
+        )
+        check_pinned(job.devices)
+        return engine, Stages(began_s=began_s, ended_s=ended, **took), None
+    except Exception as exc:
+        traceback.print_exc()
+        ended = time.monotonic()
+        if loading_since is not None:
+            took["load_s"] = ended - loading_since
+        return None, Stages(began_s=began_s, ended_s=ended, **took), failure(exc)
+
+
+def run_step(engine: Any, job: Job, order: StepOrder) -> StepResult:
+    """Run one agent's task on this worker's model."""
+    from crewbench.crews import run_task
+    from crewbench.engines.adapter import AgentLLM
+
+    started = time.monotonic()
+    llm = AgentLLM(engine, started + job.step_timeout_s)
+    status, text, error = Status.OK, "", ""
+    try:
+        text = run_task(order.agent, order.task, order.context, llm, job.inputs)
+    except Exception as exc:
+        failed = failure(exc)
+        status, error = failed.status, failed.error
+    ended = time.monotonic()
+    calls = llm.completions
+    return StepResult(
+        step=order.step,
+        status=status,
+        started_s=started,
+        ended_s=ended,
+        prefill_s=sum(c.prefill_s for c in calls),
+        decode_s=sum(c.decode_s for c in calls),
+        first_token_s=next((c.token_s[0] for c in calls if c.token_s), None),
+        llm_calls=len(calls),
+        prompt_ids=[c.prompt_ids for c in calls],
+        output_ids=[c.output_ids for c in calls],
+        token_s=[c.token_s for c in calls],
+        text=text,
+        error=error,
+    )
+
+
+def main(conn: Connection, job: Job, trial_pidfd: Any, lease_fds: Any) -> None:
+    """A worker's whole life. `lease_fds` are held open so that the device stays leased while it lives."""
+    began = time.monotonic()
+    die_with(trial_pidfd.fd)
+    sending = threading.Lock()
+
+    def tell(message: tuple[Any, ...]) -> None:
+        with sending:
+            conn.send(message)
+
+    tell(("stage", "import", began))
+    engine, stages, failed = start_engine(job, began, tell)
+    if failed is not None:
+        tell(("failed", stages, failed))
+        os._exit(0)
+    tell(("ready", stages))
+
+    import torch
+
+    def run(order: StepOrder) -> None:
+        tell(("done", run_step(engine, job, order)))
+
+    with ThreadPoolExecutor(
+        job.concurrency, initializer=torch.set_num_threads, initargs=(job.threads,)
+    ) as pool:
+        while True:
+            message = conn.recv()
+            if message[0] == "stop":
+                break
+            pool.submit(run, message[1])
+    tell(("stopped", engine.peaks()))
+    # Interpreter shutdown would wait for CrewAI's event threads; the work is done and reported.
+    os._exit(0)

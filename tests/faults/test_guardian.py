@@ -1,0 +1,103 @@
+"""Whatever is killed first, nothing of a trial survives it."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from processes import MARK, marked, new_mark, wait_gone
+
+# A trial that starts a child in a session of its own, which starts an orphan of its own: the worst case.
+PROGRAM = """
+import os, subprocess, sys, time
+from crewbench.execute.guardian import supervised
+
+def body():
+    child = "import subprocess,sys,time; subprocess.Popen([sys.executable,'-c','import time; time.sleep(600)']); "
+    child += "print('up', flush=True); time.sleep(600)"
+    p = subprocess.Popen([sys.executable, "-c", child], start_new_session=True, stdout=subprocess.PIPE)
+    p.stdout.readline()
+    print("pids", os.getppid(), os.getpid(), p.pid, flush=True)
+    if sys.argv[1:] == ["finish"]:
+        return 7
+    time.sleep(600)
+    return 0
+
+sys.exit(supervised(body))
+"""
+
+
+class Trial:
+    """A launcher with its guardian, trial and the trial's children, all up."""
+
+    def __init__(self, *args, workflow=None):
+        self.mark = new_mark()
+        env = {**os.environ, MARK: self.mark, "PYTHONPATH": os.pathsep.join(sys.path)}
+        env.pop("CREWBENCH_WORKFLOW_PID", None)
+        if workflow is not None:
+            env["CREWBENCH_WORKFLOW_PID"] = str(workflow)
+        self.launcher = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *args],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        line = self.launcher.stdout.readline().split()
+        assert line[0] == "pids"
+        self.guardian, self.trial, self.child = map(int, line[1:])
+        self.all = marked(self.mark)
+
+    def survivors(self, expected_gone=None):
+        """The launcher's exit code, and who is left; what is left is ended."""
+        self.launcher.stdout.close()
+        code = self.launcher.wait(20)
+        left = wait_gone(self.all if expected_gone is None else expected_gone, 20)
+        for pid in marked(self.mark):
+            os.kill(pid, signal.SIGKILL)
+        return code, left
+
+
+def test_all_five_processes_are_up_before_anything_is_killed():
+    trial = Trial()
+    assert len(trial.all) == 5  # launcher, guardian, trial, child, orphan-to-be
+    trial.launcher.kill()
+    trial.survivors()
+
+
+@pytest.mark.parametrize("victim", ["launcher", "guardian", "trial"])
+def test_killing_one_process_leaves_none_and_is_no_success(victim):
+    trial = Trial()
+    os.kill(trial.launcher.pid if victim == "launcher" else getattr(trial, victim), signal.SIGKILL)
+    # Without a guardian a trial's children end by watching it, which these do not: see the workers' tests.
+    own = [trial.launcher.pid, trial.trial] if victim == "guardian" else None
+    code, survivors = trial.survivors(own)
+    assert survivors == []
+    assert code != 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_launcher_ends_everything_and_shows_in_the_exit_code(number):
+    trial = Trial()
+    trial.launcher.send_signal(number)
+    code, survivors = trial.survivors()
+    assert survivors == []
+    assert code == 128 + number
+
+
+def test_the_end_of_the_workflow_ends_the_trial():
+    workflow = subprocess.Popen(["sleep", "600"])
+    trial = Trial(workflow=workflow.pid)
+    workflow.kill()
+    workflow.wait()
+    code, survivors = trial.survivors()
+    assert survivors == []
+    assert code != 0
+
+
+def test_a_trial_that_finishes_gives_its_exit_code_and_its_leftovers_are_ended():
+    trial = Trial("finish")
+    code, survivors = trial.survivors()
+    assert survivors == []
+    assert code == 7
