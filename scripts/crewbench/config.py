@@ -28,6 +28,7 @@ from pydantic_core import PydanticCustomError
 from crewbench.engines import ENGINES
 from crewbench.modes import MODES
 from crewbench.problems import ConfigError, Problem, did_you_mean, key_path, read_yaml, shown
+from crewbench.start import STARTS
 from crewbench.trial import AgentSpec, Cell, TaskSpec
 
 # ---------------------------------------------------------------- types of values
@@ -74,7 +75,7 @@ Text = Annotated[str, Field(min_length=1)]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 ModeName = _one_of(MODES)
 Engine = _one_of(ENGINES)
-Start = Literal["disk", "process", "zygote"]
+Start = _one_of(STARTS)
 Length = Literal["fixed", "natural"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -481,18 +482,18 @@ def _check_model(config: Config, runs: Mapping[int, Run], root: Path) -> Iterato
 
 
 def check_model_dir(key: str, path: Path) -> Iterator[Problem]:
-    """What a directory lacks to be a checkpoint that Transformers loads from safetensors."""
+    """What keeps a directory from being a checkpoint that an agent can use. Reads headers, no weights."""
+    from crewbench.checkpoint.files import CheckpointError
+    from crewbench.checkpoint.manifest import check
+
     if not path.is_dir():
-        yield Problem(
-            key,
-            "must be an existing directory: put the checkpoint there, or correct the path",
-            shown(str(path)),
-        )
+        right = "must be an existing directory: put the checkpoint there, or correct the path"
+        yield Problem(key, right, shown(str(path)))
         return
-    if not (path / "config.json").is_file():
-        yield Problem(key, "must hold a config.json: is this the checkpoint's directory?", shown(str(path)))
-    if not any(path.glob("*.safetensors")):
-        yield Problem(key, "must hold *.safetensors files (other formats are not loaded)", shown(str(path)))
+    try:
+        check(path)
+    except CheckpointError as error:
+        yield Problem(key, str(error))
 
 
 def tasks_of(cell: Cell) -> dict[str, int]:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
@@ -19,17 +18,17 @@ from typing import Any
 
 from crewbench.config import (
     Config,
-    ConfigError,
     CrewTexts,
     Model,
-    Problem,
     check_model_dir,
+    load,
     placeholders,
     read_crew,
 )
 from crewbench.deployment import Deployment
 from crewbench.engines import ENGINES
 from crewbench.modes import MODES
+from crewbench.problems import ConfigError, Problem, read_yaml
 from crewbench.records import canonical_json
 from crewbench.trial import AgentSpec, Cell, Spec, TaskSpec
 
@@ -56,20 +55,13 @@ class Devices:
 
 
 def gpus_here() -> int:
-    """How many GPUs this process may use: NVML's count, cut by CUDA_VISIBLE_DEVICES; 0 without a driver."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    listed = [d for d in visible.split(",") if d.strip() not in ("", "-1")] if visible is not None else None
-    try:
-        import pynvml
+    """How many GPUs this process may use."""
+    from crewbench.devices.inventory import NoDevices, NoDriver, list_devices
 
-        pynvml.nvmlInit()
-    except Exception:  # no package, no library, no driver: all mean that there is no GPU to count
-        return 0
     try:
-        count = pynvml.nvmlDeviceGetCount()
-    finally:
-        pynvml.nvmlShutdown()
-    return count if listed is None else min(count, len(listed))
+        return len(list_devices("gpu"))
+    except (NoDriver, NoDevices):
+        return 0
 
 
 def resolve_devices(config: Config, gpus: int | None = None) -> Devices:
@@ -94,7 +86,7 @@ _SHAPES = {"tiny": (4, "float32"), "mistral-7b": (13825, "bfloat16")}
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """Which model, where rule `model` puts its manifest, and what identifies its content."""
+    """Which model, and where rule `model` puts its manifest. `weights_mib` is rough and reserves memory."""
 
     model_id: str
     dir: str
@@ -103,7 +95,8 @@ class ModelInfo:
     dtype: str
     shape: str | None
     seed: int | None
-    source: str | None
+    path: str | None
+    repo: str | None
     revision: str | None
     weights_mib: int
 
@@ -152,7 +145,7 @@ def resolve_model(model: Model, root: Path = Path()) -> ModelInfo:
     if model.kind == "synthetic":
         weights_mib, own = _SHAPES[model.shape]
         dtype = own if model.dtype == "auto" else model.dtype
-        name, source = f"synthetic-{model.shape}", None
+        name, directory = f"synthetic-{model.shape}", None
         identity: dict[str, Any] = {"shape": model.shape, "seed": model.seed}
     else:
         if model.kind == "local":
@@ -168,10 +161,10 @@ def resolve_model(model: Model, root: Path = Path()) -> ModelInfo:
         files = _fingerprint(directory)
         identity["files"] = files
         weights_mib = sum(size for n, size, _ in files if n.endswith(".safetensors")) >> 20
-        dtype, source = _own_dtype(directory) if model.dtype == "auto" else model.dtype, str(directory)
+        dtype = _own_dtype(directory) if model.dtype == "auto" else model.dtype
     identity |= {"kind": model.kind, "dtype": dtype}
     model_id = f"{_slug(name)}-{hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:8]}"
-    synthetic = model.kind == "synthetic"
+    synthetic, hub = model.kind == "synthetic", model.kind == "hub"
     return ModelInfo(
         model_id=model_id,
         dir=f"{RESULTS}/models/{model_id}",
@@ -180,8 +173,9 @@ def resolve_model(model: Model, root: Path = Path()) -> ModelInfo:
         dtype=dtype,
         shape=model.shape if synthetic else None,
         seed=model.seed if synthetic else None,
-        source=source,
-        revision=model.revision if model.kind == "hub" else None,
+        path=str(directory) if model.kind == "local" else None,
+        repo=model.repo if hub else None,
+        revision=directory.name if hub else None,
         weights_mib=max(1, weights_mib),
     )
 
@@ -440,6 +434,25 @@ def read(path: str | Path = MANIFEST) -> Matrix:
 
 
 # ---------------------------------------------------------------- building
+
+
+def plan(
+    config: Mapping[str, Any],
+    files: Sequence[str | Path] = (),
+    limit: int | None = None,
+    gpus: int | None = None,
+) -> Matrix:
+    """The Matrix of the mapping that Snakemake made of `files` and `--config`, with `--resources gpu=limit`.
+
+    The files are read again for what Snakemake does not tell: a key given twice. ConfigError lists every
+    problem that it finds.
+    """
+    for path in files:
+        if Path(path).suffix != ".json":
+            read_yaml(path)
+    matrix = build(load(config), gpus=gpus)
+    check_limit(matrix, limit)
+    return matrix
 
 
 def build(config: Config, root: str | Path = ".", gpus: int | None = None) -> Matrix:

@@ -1,0 +1,52 @@
+"""Rule `matrix`: write the manifest that every later rule reads.
+
+    matrix.py --config '{"runs": [...], ...}' --gpus 0 --out results/matrix.json
+
+--config is the merged config that Snakemake has, as JSON; a path to a YAML file does as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from crewbench import matrix
+from crewbench.config import load
+from crewbench.problems import ConfigError
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", required=True, help="JSON text, or a YAML file")
+    parser.add_argument("--gpus", type=int, help="GPUs of this machine (default: look)")
+    parser.add_argument("--digest", help="stop unless the manifest has this digest")
+    parser.add_argument("--out", type=Path, default=Path(matrix.MANIFEST), help="the manifest")
+    arguments = parser.parse_args()
+    is_json = arguments.config.lstrip().startswith("{")
+    try:
+        config = load(json.loads(arguments.config) if is_json else arguments.config)
+        made = matrix.build(config, gpus=arguments.gpus)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    manifest = made.manifest()
+    if arguments.digest not in (None, matrix.digest(manifest)):
+        print(
+            "The crew's files or the model changed while the workflow started: run it again", file=sys.stderr
+        )
+        return 2
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    new = arguments.out.with_name(f".{arguments.out.name}.{os.getpid()}")
+    new.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    os.replace(new, arguments.out)
+    print(f"{len(made)} trials, {len(made.skipped)} cells skipped -> {arguments.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
