@@ -1,4 +1,6 @@
-"""Run one trial and write its files: `python scripts/trial.py --matrix results/matrix.json --trial ID --out DIR`.
+"""Rule `trial`: run one trial and write its files.
+
+    trial.py --matrix results/matrix.json --trial ID --out DIR
 
 Exit code 0 means that the trial was measured, whatever became of its agents: an out-of-memory, a timeout
 or an agent's error is a status in its rows. Any other code means that the harness could not do its work.
@@ -13,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parent
+
 # Snakemake sets these to a rule's `threads`; the workers set their own count, and loading may use all cores.
 THREAD_LIMITS = (
     "OMP_NUM_THREADS",

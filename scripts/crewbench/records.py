@@ -134,7 +134,10 @@ class RoundRow:
     status: str = Status.OK
 
 
-STAGES = ("spawn", "import", "context", "load", "compile", "queue", "prefill", "decode", "framework", "stop", "idle")
+STAGES = (
+    *("spawn", "import", "context", "load", "compile"),
+    *("queue", "prefill", "decode", "framework", "stop", "idle"),
+)
 """The disjoint parts of a round's makespan, in the order in which they happen."""
 
 

@@ -56,7 +56,8 @@ def simulate(deployment: Deployment, costs: Costs) -> Prediction:
     oom = tuple(device for device, mib in peak.items() if mib > costs.device_mib)
     if oom:
         return Prediction(peak, oom, None, None)
-    return Prediction(peak, (), _makespan(deployment, costs, cold=True), _makespan(deployment, costs, cold=False))
+    cold, warm = (_makespan(deployment, costs, cold) for cold in (True, False))
+    return Prediction(peak, (), cold, warm)
 
 
 def _makespan(deployment: Deployment, costs: Costs, cold: bool) -> float:

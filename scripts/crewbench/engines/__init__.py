@@ -100,8 +100,8 @@ class Engine(Protocol):
     def count_tokens(self, messages: list[BaseMessage]) -> int:
         """How many ids the conversation's prompt has."""
 
-    def peaks(self) -> dict[str, dict[str, float]]:
-        """Per device uuid: allocated_peak_mib, reserved_peak_mib, where they can be observed."""
+    def peaks(self) -> list[dict[str, float]]:
+        """For each of its devices in order: allocated_peak_mib, reserved_peak_mib, where observable."""
 
 
 def create(name: str, **kwargs: Any) -> Engine:

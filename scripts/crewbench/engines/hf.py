@@ -17,6 +17,9 @@ from crewbench.devices.budget import OutOfMemory, is_cuda_oom
 from crewbench.engines import Account, Completion, Loaded, StepTimeout
 
 
+MIB = 2**20
+
+
 class Recorder(BaseStreamer):
     """Takes the ids out of `generate` as they appear, with the time of each.
 
@@ -138,13 +141,12 @@ class Eager:
         prompt = self.chat._to_chat_prompt(messages)
         return len(self.chat.tokenizer(prompt, add_special_tokens=False)["input_ids"])
 
-    def peaks(self) -> dict[str, dict[str, float]]:
-        mib = 1024 * 1024
-        return {
-            device: {
-                "allocated_peak_mib": torch.cuda.max_memory_allocated(device) / mib,
-                "reserved_peak_mib": torch.cuda.max_memory_reserved(device) / mib,
+    def peaks(self) -> list[dict[str, float]]:
+        return [
+            {
+                "allocated_peak_mib": torch.cuda.max_memory_allocated(device) / MIB,
+                "reserved_peak_mib": torch.cuda.max_memory_reserved(device) / MIB,
             }
             for device in self.devices
             if device.startswith("cuda")
-        }
+        ]

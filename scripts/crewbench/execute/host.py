@@ -122,6 +122,12 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
         for runner in runners.values():
             taints.extend(runner.taints)
 
+    longest = max((len(p) + len(o) for x in records.outputs for p, o in x.calls), default=0)
+    for row in records.workers:
+        held = attempts[row.attempt - 1].worker(row.worker)
+        sequences = min(held.concurrency, cell.agents)
+        predicted = footprint.predicted_mib(model, longest, sequences, dtype=spec.dtype)
+        row.predicted_mib = predicted / len(held.devices)
     write_csv(out / "agents.csv", AgentRow, identity, records.agents)
     write_csv(out / "workers.csv", WorkerRow, identity, records.workers)
     write_csv(out / "rounds.csv", RoundRow, identity, records.rounds)

@@ -69,6 +69,11 @@ class Output:
     output_ids: list[list[int]]
     token_at_s: list[list[float]]
 
+    @property
+    def calls(self) -> list[tuple[list[int], list[int]]]:
+        """Prompt ids and output ids of each call."""
+        return list(zip(self.prompt_ids, self.output_ids, strict=True))
+
 
 @dataclass(slots=True)
 class Records:

@@ -260,6 +260,6 @@ def main(conn: Connection, job: Job, trial_pidfd: Any, lease_fds: Any) -> None:
             if message[0] == "stop":
                 break
             pool.submit(run, message[1])
-    tell(("stopped", engine.peaks()))
+    tell(("stopped", {d.uuid: peak for d, peak in zip(job.devices, engine.peaks(), strict=False)}))
     # Interpreter shutdown would wait for CrewAI's event threads; the work is done and reported.
     os._exit(0)

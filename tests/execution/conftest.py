@@ -1,0 +1,40 @@
+"""One trial of every mode, run once by the real script, for all tests here to look at."""
+
+import pytest
+from study import Study
+
+MODES = {
+    "parallel": {"gpus": 3},
+    "auto_expand": {"gpus": 4, "agents": 8},
+    "sequential": {},
+    "shared": {},
+    "cooperative": {},
+    "hierarchical": {"gpus": 2},
+}
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory, models):
+    """mode -> Result, three agents (auto_expand: eight), one warm round."""
+    runs = [{"mode": mode, "agents": 3, **options} for mode, options in MODES.items()]
+    study = Study(tmp_path_factory.mktemp("study") / "s", {"warm_rounds": 1, "runs": runs}, models)
+    found = {}
+    for trial_id in study.trials:
+        result = study.run(trial_id)
+        found[result.trial["identity"]["mode"]] = result
+    return found
+
+
+@pytest.fixture(scope="session")
+def small_study(tmp_path_factory, models):
+    """Makes a Study from a config."""
+
+    def make(config):
+        return Study(tmp_path_factory.mktemp("study") / "s", config, models)
+
+    return make

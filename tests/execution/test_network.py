@@ -1,0 +1,30 @@
+"""A run opens no socket to anywhere but this host."""
+
+import os
+import re
+import shutil
+
+import pytest
+
+
+def test_a_trial_connects_to_nothing_but_local_sockets(small_study, tmp_path):
+    strace = shutil.which("strace")
+    if strace is None:
+        if os.environ.get("CREWBENCH_CI"):
+            pytest.fail("strace is missing: CI must install it")
+        pytest.skip("strace is missing: apt-get install strace")
+    study = small_study({"warm_rounds": 0, "runs": [{"mode": "shared", "agents": 2}]})
+    log = tmp_path / "strace.log"
+    wrap = (strace, "-f", "--seccomp-bpf", "-e", "trace=connect,sendto,sendmsg", "-o", str(log))
+    result = study.run(study.trials[0], wrap)
+    assert result.trial["status"] == "ok"
+    calls = log.read_text()
+    assert "AF_UNIX" in calls  # the zygote's own socket: the trace did see the trial
+    families = set(re.findall(r"sa_family=(AF_\w+)", calls))
+    remote = [
+        line
+        for line in calls.splitlines()
+        if re.search(r"sa_family=AF_INET6?\b", line) and not re.search(r'"127\.|"::1"', line)
+    ]
+    assert remote == []
+    assert families <= {"AF_UNIX", "AF_INET", "AF_INET6", "AF_UNSPEC", "AF_NETLINK"}

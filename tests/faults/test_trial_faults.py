@@ -1,0 +1,247 @@
+"""A worker, an agent or the zygote that fails becomes a row; nothing of the trial survives, nothing is lost."""
+
+import os
+import re
+import signal
+import time
+from contextlib import suppress
+
+import pytest
+from processes import MARK, command, marked, new_mark, wait_gone
+from study import Study
+
+from crewbench.devices.inventory import slots
+from crewbench.devices.lease import lease
+
+
+def hard(mode, **options):
+    """A config whose steps take long enough to be interrupted."""
+    return {
+        "warm_rounds": 1,
+        "generation": {"output_tokens": 1500},
+        "runs": [{"mode": mode, "agents": 2, **options}],
+    }
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture
+def study(tmp_path, models):
+    return lambda config: Study(tmp_path / "study", config, models)
+
+
+class Running:
+    """A trial that has come to a line of its log."""
+
+    def __init__(self, study, until, **environment):
+        self.study = study
+        self.trial_id = study.trials[0]
+        self.mark = new_mark()
+        self.leases = study.place / "leases"
+        self.process = study.start(
+            self.trial_id, **{MARK: self.mark, "CREWBENCH_LEASE_DIR": str(self.leases), **environment}
+        )
+        self.log = []
+        self.line = self.read_until(until)
+
+    def read_until(self, pattern):
+        for line in self.process.stderr:
+            self.log.append(line)
+            if re.search(pattern, line):
+                return line
+        raise AssertionError("".join(self.log))
+
+    @property
+    def worker(self):
+        return int(re.search(r"pid (\d+)", self.line)[1])
+
+    def all(self):
+        return marked(self.mark)
+
+    def finish(self):
+        """Exit code and survivors once the launcher has ended; survivors are ended."""
+        before = self.all()
+        self.log += self.process.stderr.readlines()
+        self.process.stderr.close()
+        code = self.process.wait(60)
+        left = wait_gone(before, 20)
+        for pid in marked(self.mark):
+            left.append(pid)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return code, [(pid, command(pid)) for pid in left]
+
+    def result(self):
+        from study import Result
+
+        return Result(self.study.dir(self.trial_id), "".join(self.log))
+
+    def devices_are_free(self):
+        os.environ["CREWBENCH_LEASE_DIR"] = str(self.leases)
+        try:
+            with lease(slots(8, 56), 8, exclusive_host=True, deadline_s=1):
+                return True
+        finally:
+            del os.environ["CREWBENCH_LEASE_DIR"]
+
+
+@pytest.mark.parametrize("when", ["load", "ready"])
+def test_a_worker_killed_while_loading_or_generating_is_a_row_and_the_others_go_on(study, when):
+    running = Running(study(hard("parallel", gpus=2)), rf"worker1 .*: {when}")
+    if when == "ready":
+        time.sleep(0.2)  # into its 1,500 tokens; any moment of them will do
+    os.kill(running.worker, signal.SIGKILL)
+    code, survivors = running.finish()
+    assert (code, survivors) == (0, [])
+    result = running.result()
+    status = {(r["round"], r["agent"]): r["status"] for r in result.rows("agents")}
+    assert status == {
+        ("0", "product_manager"): "ok",
+        ("0", "system_architect"): "error",
+        ("1", "product_manager"): "ok",
+        ("1", "system_architect"): "skipped",
+    }
+    workers = {r["worker"]: r for r in result.rows("workers")}
+    assert workers["worker0"]["status"] == "ok"
+    assert "SIGKILL" in workers["worker1"]["error"]
+    assert result.trial["status"] == "error"
+
+
+@pytest.mark.parametrize("victim", ["launcher", "guardian", "trial"])
+def test_killing_the_harness_leaves_no_process_no_lease_and_no_trial_json(study, victim):
+    running = Running(study(hard("parallel", gpus=2)), r"worker1 .*: ready")
+    everyone = running.all()
+    trial = next(p for p in everyone if parent_is(p, everyone, depth=2))
+    chain = {"trial": trial, "guardian": parent(trial), "launcher": running.process.pid}
+    os.kill(chain[victim], signal.SIGKILL)
+    code, survivors = running.finish()
+    assert survivors == []
+    assert code != 0
+    assert not (running.study.dir(running.trial_id) / "trial.json").exists()
+    assert running.devices_are_free()
+
+
+def parent(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[1])
+
+
+def parent_is(pid, everyone, depth):
+    """Whether the process is `depth` below the launcher, which runs trial.py and is nobody's child here."""
+    chain = [pid]
+    while parent(chain[-1]) in everyone:
+        chain.append(parent(chain[-1]))
+    return len(chain) == depth + 1 and "trial.py" in command(pid)
+
+
+def zygote(pids):
+    """The fork server itself: the oldest process of that command line."""
+    return min(p for p in pids if "multiprocessing.forkserver" in command(p))
+
+
+def test_a_zygote_killed_while_its_workers_run_does_not_take_them_along(study):
+    running = Running(study(hard("parallel", gpus=2)), r"worker1 .*: ready")
+    os.kill(zygote(running.all()), signal.SIGKILL)
+    code, survivors = running.finish()
+    assert (code, survivors) == (0, [])
+    assert {r["status"] for r in running.result().rows("agents")} == {"ok"}
+
+
+def test_a_zygote_killed_between_forks_is_started_again_and_said_so(study):
+    running = Running(study(hard("sequential")), r"worker .*: ready")
+    os.kill(zygote(running.all()), signal.SIGKILL)
+    code, survivors = running.finish()
+    assert (code, survivors) == (0, [])
+    assert running.result().trial["taints"] == ["the zygote died and was started again"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_trial_and_all_its_processes(study, number):
+    running = Running(study(hard("shared")), r"worker .*: ready")
+    running.process.send_signal(number)
+    code, survivors = running.finish()
+    assert (code, survivors) == (128 + number, [])
+    assert running.devices_are_free()
+
+
+def test_a_step_over_its_deadline_is_a_timeout_and_its_worker_serves_the_next_round(study):
+    running = Running(study({**hard("shared"), "timeouts": {"step_s": 0.5}}), r"worker .*: ready")
+    code, _ = running.finish()
+    assert code == 0
+    result = running.result()
+    rows = result.rows("agents")
+    assert {r["status"] for r in rows} == {"timeout"} and len(rows) == 4
+    assert "deadline" in rows[0]["error"]
+    assert {r["status"] for r in result.rows("workers")} == {"ok"}
+    assert result.trial["status"] == "timeout"
+
+
+def test_a_worker_that_overruns_its_loading_is_killed_and_recorded(study):
+    # Two seconds are too few for a new process to import torch: a real overrun, without a fake.
+    config = {**hard("shared", start="process"), "timeouts": {"load_s": 0.5}}
+    running = Running(study(config), r"worker .*: import")
+    code, survivors = running.finish()
+    assert (code, survivors) == (0, [])
+    result = running.result()
+    assert {r["status"] for r in result.rows("workers")} == {"timeout"}
+    assert {r["status"] for r in result.rows("agents") if r["round"] == "0"} == {"timeout"}
+    assert {r["status"] for r in result.rows("agents") if r["round"] == "1"} == {"skipped"}
+
+
+def test_an_agent_whose_model_refuses_its_prompt_is_an_error_row(tmp_path, models):
+    """A checkpoint whose chat template rejects the conversation: what a real mismatched model does."""
+    import json
+    import shutil
+
+    made = Study(tmp_path / "made", hard("shared"), models)
+    broken = tmp_path / "broken"
+    shutil.copytree(made.model / "weights", broken)
+    (broken / "chat_template.jinja").write_text("{{ raise_exception('only assistants may speak') }}")
+    config = {**hard("shared"), "model": {"kind": "local", "path": str(broken)}}
+    running = Running(Study(tmp_path / "study", config, tmp_path / "models"), r"worker .*: ready")
+    code, _ = running.finish()
+    assert code == 0
+    result = running.result()
+    assert {r["status"] for r in result.rows("agents")} == {"error"}
+    assert all("only assistants may speak" in r["error"] for r in result.rows("agents"))
+    assert json.loads((result.dir / "trial.json").read_text())["status"] == "error"
+
+
+def test_an_out_of_memory_without_a_further_attempt_leaves_the_other_agents_running(study):
+    config = {"warm_rounds": 1, "runs": [{"mode": "parallel", "gpus": 1, "agents": 5}]}
+    running = Running(study(config), r"oom")
+    code, _ = running.finish()
+    assert code == 0
+    cold = [r["status"] for r in running.result().rows("agents") if r["round"] == "0"]
+    assert sorted(cold) == ["ok", "ok", "ok", "oom", "oom"]
+    warm = [r["status"] for r in running.result().rows("agents") if r["round"] == "1"]
+    assert sorted(warm) == ["ok", "ok", "ok", "skipped", "skipped"]
+
+
+def test_an_unknown_trial_is_named_and_nothing_is_written(study):
+    from study import run
+
+    made = study(hard("shared"))
+    done = run(*made.command("shared__nope"), cwd=made.place, check=False)
+    assert done.returncode == 1
+    assert "shared__nope" in done.stderr and "Traceback" not in done.stderr
+    assert not (made.place / "out").exists()
+
+
+def test_a_trial_without_its_model_says_what_to_run(study):
+    from study import run
+
+    made = study(hard("shared"))
+    manifest = made.model / "manifest.json"
+    manifest.rename(manifest.with_suffix(".away"))
+    try:
+        done = run(*made.command(made.trials[0]), cwd=made.place, check=False)
+    finally:
+        manifest.with_suffix(".away").rename(manifest)
+    assert done.returncode == 1
+    assert "manifest.json" in done.stderr and "Traceback" not in done.stderr
+
+
