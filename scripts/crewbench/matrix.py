@@ -391,6 +391,12 @@ class Matrix:
             "skipped": [{**_cell_row(s.cell), "reason": s.reason} for s in self.skipped],
         }
 
+    def study(self) -> dict[str, Any]:
+        """The manifest without what only changes how results are shown."""
+        manifest = self.manifest()
+        shown = ("report", "thresholds")
+        return {**manifest, "config": {k: v for k, v in manifest["config"].items() if k not in shown}}
+
 
 def _cell_row(cell: Cell) -> dict[str, Any]:
     return {name: getattr(cell, name) for name in cell.__slots__}

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,3 +130,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             str(path), [Problem("the file", "must be a mapping of keys to values", shown(data))]
         )
     return data
+
+
+@contextmanager
+def or_exit() -> Iterator[None]:
+    """Ends the program with the problems as its only words: a traceback would bury them."""
+    try:
+        yield
+    except ConfigError as error:
+        sys.exit(str(error))

@@ -1,0 +1,44 @@
+# One repeat of one cell. A trial that ran is a result whatever became of its agents; only a broken harness
+# fails the rule. Its directory carries a hash of all that it reads of the config, so switching something
+# and back runs nothing again; its params carry a hash of the code that measures.
+
+TRIAL_DIR = f"{matrix.RESULTS}/trials/{{trial}}/{{spec}}"
+MEASURING_CODE = code_hash.code_hash(code_hash.TRIAL)
+
+
+wildcard_constraints:
+    trial="[a-z0-9_-]+",
+    spec="[0-9a-f]{8}",
+
+
+rule trial:
+    input:
+        matrix=ancient(rules.matrix.output),
+        model=rules.model.output.manifest,
+    output:
+        record=f"{TRIAL_DIR}/trial.json",
+        agents=f"{TRIAL_DIR}/agents.csv",
+        workers=f"{TRIAL_DIR}/workers.csv",
+        rounds=f"{TRIAL_DIR}/rounds.csv",
+        gpu=f"{TRIAL_DIR}/gpu.csv",
+        outputs=f"{TRIAL_DIR}/outputs.jsonl",
+    log:
+        "results/logs/trial/{trial}/{spec}.log",
+    priority: lambda wildcards: MATRIX.trial(wildcards.trial).priority
+    # A second try would hide that the first one failed.
+    retries: 0
+    conda:
+        "../../envs/crewbench.yaml"
+    # Cores that the scheduler sets aside; a trial's own threads are in its Spec.
+    threads: lambda wildcards: MATRIX.resources(wildcards.trial)["cores"]
+    # The number of devices comes from the cell: Snakemake silently cuts a resource to its limit.
+    resources:
+        gpu=lambda wildcards: MATRIX.resources(wildcards.trial)["gpu"],
+        host=lambda wildcards: MATRIX.resources(wildcards.trial)["host"],
+        mem_mb=lambda wildcards: MATRIX.resources(wildcards.trial)["mem_mb"],
+        runtime=lambda wildcards: MATRIX.resources(wildcards.trial)["runtime"],
+    params:
+        dir=lambda wildcards, output: os.path.dirname(output.record),
+        code=lambda wildcards: f"{MEASURING_CODE}-{MATRIX.deployments8(wildcards.trial)}",
+    shell:
+        script("trial", "--matrix {input.matrix} --trial {wildcards.trial} --out {params.dir}")
