@@ -98,3 +98,14 @@ def representative(trials: pd.DataFrame) -> pd.Series | None:
     if worked.empty:
         return trials.sort_values("repeat").iloc[0]
     return worked.sort_values(["cold_s", "repeat"]).iloc[(len(worked) - 1) // 2]
+
+
+def shown(trials: pd.DataFrame) -> pd.DataFrame:
+    """One trial per mode to draw over time: the representative one of the mode's cell in the headline
+    setting, of the cell with the most GPUs where there are several."""
+    chosen = []
+    for _, of_mode in only(trials, headline_setting(trials)).groupby("mode", observed=True, sort=False):
+        worked = of_mode[of_mode["status"] == "ok"]
+        pool = worked if len(worked) else of_mode
+        chosen.append(representative(pool[pool["gpus"] == pool["gpus"].max()]))
+    return in_order(pd.DataFrame(chosen)) if chosen else trials.iloc[:0]

@@ -45,8 +45,9 @@ def geometric_mean(values: Iterable[float], confidence: float = CONFIDENCE) -> E
     if any(v <= 0 for v in values):
         return Estimate(None, None, None, len(values), "a value is not positive: it has no logarithm")
     logs = _t_interval([math.log(v) for v in values], confidence)
-    return Estimate(*(None if x is None else math.exp(x) for x in (logs.value, logs.low, logs.high)),
-                    logs.n, logs.reason)  # fmt: skip
+    return Estimate(
+        *(None if x is None else math.exp(x) for x in (logs.value, logs.low, logs.high)), logs.n, logs.reason
+    )
 
 
 def arithmetic_mean(values: Iterable[float], confidence: float = CONFIDENCE) -> Estimate:

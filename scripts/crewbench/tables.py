@@ -33,7 +33,7 @@ OUTPUTS = "outputs.jsonl"
 IDENTITY = [f.name for f in fields(Identity)]
 ERROR_CHARACTERS = 500
 EXCERPT_CHARACTERS = 280
-SAMPLES_PER_DEVICE = 400
+SAMPLES_PER_DEVICE = 300
 PROBLEMS_SHOWN = 20
 
 
@@ -454,7 +454,7 @@ def build(manifest: Manifest) -> dict[str, pd.DataFrame]:
     tables["environment"] = pd.DataFrame(
         [(*key, count) for key, count in sorted(facts.items())], columns=["host", "key", "value", "trials"]
     )
-    shown = shown_trials(tables["trials"])
+    shown = cells.shown(tables["trials"])
     tables["samples"] = _shown_samples(shown)
     tables["outputs"] = _shown_outputs(shown)
     return tables
@@ -567,18 +567,6 @@ def _estimate_row(
 # What figures and report show of single trials ----------------------------------------------------
 
 
-def shown_trials(trials: pd.DataFrame) -> pd.DataFrame:
-    """One trial per mode to draw over time: the representative one of the mode's cell in the headline
-    setting, of the cell with the most GPUs where there are several."""
-    chosen = []
-    setting = cells.headline_setting(trials)
-    for _, of_mode in cells.only(trials, setting).groupby("mode", observed=True, sort=False):
-        worked = of_mode[of_mode["status"] == Status.OK]
-        pool = worked if len(worked) else of_mode
-        chosen.append(cells.representative(pool[pool["gpus"] == pool["gpus"].max()]))
-    return cells.in_order(pd.DataFrame(chosen)) if chosen else trials.iloc[:0]
-
-
 def _shown_samples(shown: pd.DataFrame) -> pd.DataFrame:
     """gpu.csv of the shown trials, at most SAMPLES_PER_DEVICE per device: each kept sample is the highest of
     those it stands for, so a short peak is not lost."""
@@ -598,8 +586,15 @@ def _shown_samples(shown: pd.DataFrame) -> pd.DataFrame:
 
 
 _SAMPLED = (
-    "device_uuid", "device_index", "t_at_s", "util_pct", "used_mib", "free_mib", "ballast_mib", "power_w"
-)  # fmt: skip
+    "device_uuid",
+    "device_index",
+    "t_at_s",
+    "util_pct",
+    "used_mib",
+    "free_mib",
+    "ballast_mib",
+    "power_w",
+)
 
 
 def _shown_outputs(shown: pd.DataFrame) -> pd.DataFrame:
@@ -641,9 +636,18 @@ def write(tables: Mapping[str, pd.DataFrame], out: Path) -> None:
 def load(out: Path) -> dict[str, pd.DataFrame]:
     """The tables as `write` left them. Raises TableError naming one that is missing."""
     names = (
-        "trials", "rounds", "agents", "workers", "devices", "attempts", "summary", "skipped", "environment",
-        "samples", "outputs",
-    )  # fmt: skip
+        "trials",
+        "rounds",
+        "agents",
+        "workers",
+        "devices",
+        "attempts",
+        "summary",
+        "skipped",
+        "environment",
+        "samples",
+        "outputs",
+    )
     missing = [str(out / f"{n}.parquet") for n in names if not (out / f"{n}.parquet").exists()]
     if missing:
         raise TableError([f"{path}: missing; run scripts/tables.py first" for path in missing])

@@ -1,0 +1,994 @@
+"""The figures: one function each, from the tables to a drawing that answers the question in its title.
+
+Latency is compared only between cells that do the same work; cells that do other work stand apart. Every
+trial is a point. A figure whose data are not there says why instead of being left out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+from crewbench import cells, drawing, palette, stats
+from crewbench.drawing import Canvas, Key, Sheet, number, seconds
+from crewbench.records import STAGES, Status
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+QUESTIONS = {
+    "cold_warm": "How long does the crew take, cold and warm?",
+    "stages": "Where does the time go?",
+    "scaling": "Is another GPU worth its cost?",
+    "attempts": "How many GPUs until nothing runs out of memory, and what does finding out cost?",
+    "starts": "What does a cold start cost from each start state?",
+    "memory": "How full does each device get?",
+}
+"""What each figure answers, in the report's order. Then follows a timeline of each mode."""
+
+TIMELINE = "timeline_{mode}"
+
+ROWS_MAX = 24
+"""Cells in one figure; the tables have them all."""
+
+ENDED = {
+    Status.OOM: "out of memory",
+    Status.TIMEOUT: "timed out",
+    Status.ERROR: "failed",
+    Status.CANCELLED: "cancelled",
+    Status.SKIPPED: "skipped",
+}
+_INK, _QUIET, _RULE, _PAPER = (c.light for c in (palette.INK, palette.QUIET, palette.RULE, palette.PAPER))
+_BAD, _STARTING, _WAITING = (c.light for c in (palette.BAD, palette.STARTING, palette.WAITING))
+
+
+@dataclass(frozen=True)
+class Study:
+    """The tables, and what the figures show of them: the headline setting first."""
+
+    tables: Mapping[str, pd.DataFrame]
+    thresholds: Mapping[str, float]
+
+    @cached_property
+    def setting(self) -> dict[str, Any]:
+        return cells.headline_setting(self.tables["trials"])
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """The trials in the headline setting, in the order of the modes."""
+        return cells.in_order(cells.only(self.tables["trials"], self.setting))
+
+    @cached_property
+    def workload(self) -> str | None:
+        return cells.common_workload(self.trials)
+
+    @cached_property
+    def shown(self) -> pd.DataFrame:
+        return cells.shown(self.tables["trials"])
+
+    @property
+    def kind(self) -> str:
+        kinds = self.tables["trials"]["device_kind"].unique()
+        return "slot" if list(kinds) == ["slot"] else "gpu"
+
+    @property
+    def device(self) -> str:
+        return "slot" if self.kind == "slot" else "GPU"
+
+    def cells(self, trials: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+        """(cell, its trials), those of the common workload first, at most ROWS_MAX."""
+        found = [
+            (dict(zip(cells.WHERE, key, strict=True)), group)
+            for key, group in trials.groupby(cells.WHERE, observed=True, sort=False)
+        ]
+        found.sort(key=lambda pair: pair[0]["workload"] != self.workload)
+        return found[:ROWS_MAX]
+
+    def label(self, cell: Mapping[str, Any], varying: Iterable[str] = ()) -> str:
+        return cells.label(cell, varying, self.kind)
+
+    def setting_words(self, *without: str) -> str:
+        """ "8 agents, eager engine, zygote start, variant base"."""
+        words = {"agents": "{} agents", "engine": "{} engine", "start": "{} start", "variant": "variant {}"}
+        return ", ".join(
+            text.format(self.setting[name])
+            for name, text in words.items()
+            if name not in without and name in self.setting
+        )
+
+    def notes(self, memory: bool = False) -> str:
+        """What a caption must say of this study's data."""
+        trials, notes = self.tables["trials"], []
+        if memory and trials["simulated_budget"].any():
+            notes.append("Memory of CPU slots is a simulated budget.")
+        if trials["random_weights"].any():
+            notes.append("Random weights: measures speed and memory, not language.")
+        return " ".join(notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A figure with its words. Without a `figure`, `missing` says why there is none."""
+
+    name: str
+    question: str
+    caption: str = ""
+    description: str = ""
+    figure: Figure | None = None
+    missing: str = ""
+
+
+def _drawn(name: str, sheet: Sheet, caption: str, description: str, notes: str = "") -> Drawn:
+    caption = f"{caption} {notes}".strip()
+    return Drawn(name, sheet.title, caption, description, sheet.figure)
+
+
+def _missing(name: str, why: str, question: str = "") -> Drawn:
+    return Drawn(name, question or QUESTIONS[name], missing=why, description=f"Not measured: {why}")
+
+
+def _count(trials: pd.DataFrame) -> str:
+    """ "n = 3 trials a cell" or "n = 1 to 3 trials a cell"."""
+    sizes = trials.groupby(cells.WHERE, observed=True).size()
+    if sizes.empty:
+        return "n = 0"
+    low, high = int(sizes.min()), int(sizes.max())
+    return (
+        f"n = {low} trial{'s' * (low != 1)} a cell" if low == high else f"n = {low} to {high} trials a cell"
+    )
+
+
+def _outcome(trials: pd.DataFrame) -> str:
+    """How a cell without a trial that worked ended: "out of memory (3 of 3)"."""
+    statuses = trials["status"].value_counts()
+    status = Status.worst(statuses.index)
+    return f"{ENDED.get(status, status)} ({int(statuses[status])} of {len(trials)})"
+
+
+def _estimate(values: Iterable[float]) -> stats.Estimate:
+    return stats.geometric_mean([v for v in values if not math.isnan(v)])
+
+
+def _groups(study: Study, rows: Sequence[tuple]) -> list[str]:
+    """A heading before each row that begins work of another kind, else ""."""
+    headings, before = [], None
+    for cell, *_ in rows:
+        same = cell["workload"] == study.workload
+        headings.append("" if same == before else "the same work" if same else "other work, not compared")
+        before = same
+    return headings if len(set(headings) - {""}) > 1 else [""] * len(rows)
+
+
+def _left(labels: Sequence[str], canvas: Canvas) -> float:
+    return 0.12 if canvas.narrow else 0.25 + drawing.text_width_in(labels, 9)
+
+
+def _interval(ax: Axes, estimate: stats.Estimate, y: float, colour: str) -> None:
+    """The geometric mean as a bar across, its interval as a line."""
+    if estimate.has_interval:
+        ax.plot([estimate.low, estimate.high], [y, y], color=colour, lw=1.6, solid_capstyle="butt", zorder=2)
+    ax.plot([estimate.value] * 2, [y - 0.13, y + 0.13], color=_INK, lw=1.6, zorder=4)
+
+
+def _points(ax: Axes, values: pd.Series, y: float, colour: str, hollow: bool) -> None:
+    """Every trial as a point."""
+    sns.scatterplot(
+        x=values.to_numpy(),
+        y=np.full(len(values), y),
+        ax=ax,
+        s=34,
+        marker="D" if hollow else "o",
+        facecolor=_PAPER if hollow else colour,
+        edgecolor=colour,
+        linewidth=1.2,
+        zorder=3,
+        legend=False,
+        rasterized=len(values) > 500,
+    )
+
+
+# The figures -------------------------------------------------------------------------------------
+
+
+def cold_warm(study: Study, canvas: Canvas) -> Drawn:
+    """Cold and warm makespan of each cell in the headline setting, every trial a point."""
+    rows = study.cells(study.trials)
+    if not rows:
+        return _missing("cold_warm", "no trial ran")
+    labels = [study.label(cell) for cell, _ in rows]
+    lines = drawing.Rows(labels, canvas, _groups(study, rows))
+    sheet = Sheet(
+        canvas,
+        QUESTIONS["cold_warm"],
+        [1.2 * lines.height_in],
+        left=_left(labels, canvas),
+        right=0.75,
+        legend=[
+            Key("cold", _INK, "o"),
+            Key("warm", _INK, "D", hollow=True),
+            Key("geometric mean, line: 95 % interval", _INK, "|"),
+        ],
+    )
+    ax, said = sheet.axes[0], []
+    for i, (cell, trials) in enumerate(rows):
+        ok = trials[trials["status"] == Status.OK]
+        words = []
+        for column, y, hollow in (
+            ("cold_s", lines.at(i) - 0.17, False),
+            ("warm_s", lines.at(i) + 0.17, True),
+        ):
+            values = ok[column].dropna()
+            if values.empty:
+                continue
+            estimate = _estimate(values)
+            colour = canvas.mode(cell["mode"])
+            _points(ax, values, y, colour, hollow)
+            _interval(ax, estimate, y, colour)
+            ax.annotate(
+                seconds(estimate.value),
+                (max(values.max(), estimate.high or 0), y),
+                xytext=(7, 0),
+                textcoords="offset points",
+                va="center",
+                size=8.5,
+                color=_INK,
+            )
+            words.append(f"{column[:4]} {seconds(estimate.value)}")
+        if not words:
+            words = [_outcome(trials)]
+            ax.annotate(
+                words[0],
+                (0, lines.at(i)),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                color=_BAD,
+                size=8.5,
+            )
+        said.append(f"{labels[i]}: {', '.join(words)}")
+    lines.draw(ax)
+    ax.set_xlim(left=0)
+    drawing.x_grid(ax, "makespan of one round, seconds")
+    caption = (
+        "Makespan of one round of the crew in seconds: cold (round 0, from the first process started to the "
+        f"last answer, failed attempts included) and warm (on loaded workers). {study.setting_words()}; "
+        f"{_count(study.trials)}, every trial a point."
+    )
+    return _drawn("cold_warm", sheet, caption, "; ".join(said), study.notes())
+
+
+def stages(study: Study, canvas: Canvas) -> Drawn:
+    """The stages along the critical path, stacked to the makespan: mean over a cell's trials that worked."""
+    rows = study.cells(study.trials)
+    found = [(cell, *(_stage_means(study, trials, p) for p in ("cold", "warm"))) for cell, trials in rows]
+    found = [row for row in found if row[1] is not None or row[2] is not None]
+    if not found:
+        return _missing("stages", "no trial worked")
+    labels = [study.label(cell) for cell, *_ in found]
+    present = [s for s in ("failed", *STAGES) if any(m and m[s] > 0 for _, *both in found for m in both)]
+    lines = drawing.Rows(labels, canvas, _groups(study, found))
+    sheet = Sheet(
+        canvas,
+        QUESTIONS["stages"],
+        [lines.height_in] * 2,
+        left=_left(labels, canvas),
+        right=0.65,
+        gap=0.78,
+        heading=0.24,
+        legend=[
+            Key("failed attempts" if s == "failed" else s, canvas.stages[s], hatch=palette.hatch(s))
+            for s in present
+        ],
+    )
+    said = []
+    for ax, phase, column in zip(sheet.axes, ("cold", "warm"), (1, 2), strict=True):
+        for i, row in enumerate(found):
+            means = row[column]
+            if means is None:
+                ax.annotate(
+                    "not measured",
+                    (0, lines.at(i)),
+                    xytext=(4, 0),
+                    textcoords="offset points",
+                    va="center",
+                    size=8,
+                    color=_QUIET,
+                )
+                continue
+            left = 0.0
+            for stage in present:
+                ax.barh(
+                    lines.at(i),
+                    means[stage],
+                    left=left,
+                    height=0.5,
+                    color=canvas.stages[stage],
+                    hatch=palette.hatch(stage),
+                    edgecolor=_PAPER,
+                    linewidth=0.7,
+                )
+                left += means[stage]
+            ax.annotate(
+                seconds(left),
+                (left, lines.at(i)),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                size=8.5,
+            )
+            largest = sorted((s for s in present), key=means.__getitem__, reverse=True)[:3]
+            said.append(
+                f"{labels[i]}, {phase}: {seconds(left)}, most of it "
+                + ", ".join(f"{s} {seconds(means[s])}" for s in largest if means[s] > 0)
+            )
+        lines.draw(ax)
+        ax.set_xlim(left=0)
+        drawing.x_grid(ax, "seconds")
+        ax.set_title(
+            f"{phase.capitalize()} round" + ("s" if phase == "warm" else ""),
+            loc="left",
+            weight="bold",
+            x=0 if canvas.narrow else -(sheet.left - 0.1) / (canvas.width_in - sheet.left - sheet.right),
+        )
+    caption = (
+        "Seconds in each stage along the critical path, so that they add up to the makespan; what no stage "
+        f"explains is idle. Means over the trials that worked; {study.setting_words()}; {_count(study.trials)}."
+    )
+    return _drawn("stages", sheet, caption, "; ".join(said), study.notes())
+
+
+def _stage_means(study: Study, trials: pd.DataFrame, phase: str) -> dict[str, float] | None:
+    """Mean seconds per stage of the attempt that worked, and of what came before it."""
+    ok = trials[trials["status"] == Status.OK]
+    rounds = study.tables["rounds"]
+    rounds = rounds[rounds["trial_id"].isin(ok["trial_id"]) & (rounds["host"].isin(ok["host"]))]
+    rounds = rounds[(rounds["phase"] == phase) & (rounds["status"] == Status.OK)]
+    if rounds.empty:
+        return None
+    means = {stage: float(rounds[f"{stage}_s"].mean()) for stage in STAGES}
+    means["failed"] = float(ok["failed_attempts_s"].fillna(0).mean()) if phase == "cold" else 0.0
+    return means
+
+
+def scaling(study: Study, canvas: Canvas) -> Drawn:
+    """Makespan and efficiency over GPU counts, for the modes that were run on several."""
+    trials = study.trials
+    fixed = trials[trials["mode"] != "auto_expand"]  # there `gpus` is a limit, not what was used
+    several = [m for m, g in fixed.groupby("mode", observed=True, sort=False) if g["gpus"].nunique() > 1]
+    if not several:
+        return _missing("scaling", f"no mode was run on several numbers of {study.device}s in this setting")
+    chosen = fixed[fixed["mode"].isin(several)]
+    counts = sorted(int(g) for g in chosen["gpus"].unique())
+    place = {g: i for i, g in enumerate(counts)}
+    limit = study.thresholds.get("scaling_efficiency", 0.5)
+    sheet = Sheet(
+        canvas,
+        QUESTIONS["scaling"],
+        [2.3, 1.4],
+        left=0.62,
+        right=0.3,
+        gap=0.62,
+        legend=[
+            *(Key(cells.mode_title(m), canvas.mode(m)) for m in several),
+            Key("cold", _INK, "o"),
+            Key("warm", _INK, "D", hollow=True),
+            Key("failed", _BAD, "X"),
+        ],
+    )
+    time, share = sheet.axes
+    said, failed_at = [], set()
+    summary = study.tables["summary"]
+    for mode in several:
+        colour = canvas.mode(mode)
+        of_mode = chosen[chosen["mode"] == mode]
+        for column, hollow in (("cold_s", False), ("warm_s", True)):
+            line = []
+            for gpus, group in of_mode.groupby("gpus"):
+                values = group[group["status"] == Status.OK][column].dropna()
+                if values.empty:
+                    failed_at.add((int(gpus), _outcome(group)))
+                    continue
+                x = place[int(gpus)] + (0.06 if hollow else -0.06)
+                sns.scatterplot(
+                    x=np.full(len(values), x),
+                    y=values.to_numpy(),
+                    ax=time,
+                    s=34,
+                    marker="D" if hollow else "o",
+                    facecolor=_PAPER if hollow else colour,
+                    edgecolor=colour,
+                    linewidth=1.2,
+                    zorder=3,
+                    legend=False,
+                )
+                line.append((x, _estimate(values).value))
+                said.append(
+                    f"{cells.mode_title(mode)} on {cells.devices(int(gpus), study.kind)}, {column[:4]}: "
+                    f"{seconds(line[-1][1])}"
+                )
+            time.plot(
+                *zip(*line, strict=True), color=colour, lw=1.4, ls="--" if hollow else "-"
+            ) if line else None
+        for phase, hollow in (("cold", False), ("warm", True)):
+            rows = cells.only(summary, study.setting)
+            rows = rows[(rows["mode"] == mode) & (rows["metric"] == f"efficiency_{phase}")].dropna(
+                subset=["estimate"]
+            )
+            if rows.empty:
+                continue
+            first = int(rows["baseline"].iloc[0].split()[0])
+            xs = [place[g] + (0.06 if hollow else -0.06) for g in (first, *rows["gpus"].astype(int))]
+            share.plot(
+                xs,
+                [100.0, *(100 * rows["estimate"])],
+                marker="D" if hollow else "o",
+                ms=6,
+                mfc=_PAPER if hollow else colour,
+                mec=colour,
+                color=colour,
+                lw=1.4,
+                ls="--" if hollow else "-",
+            )
+    top = 1.12 * time.get_ylim()[1]
+    for gpus, why in sorted(failed_at):
+        time.plot([place[gpus]], [top * 0.93], marker="X", color=_BAD, ms=8, ls="")
+        time.annotate(
+            why.split(" (")[0],
+            (place[gpus], top * 0.93),
+            xytext=(0, -9),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            size=8,
+            color=_BAD,
+        )
+        said.append(f"{cells.devices(gpus, study.kind)}: {why}")
+    time.set_ylim(0, top)
+    share.set_ylim(0, max(105.0, share.get_ylim()[1]))
+    share.axhline(100 * limit, color=_QUIET, lw=1, ls=(0, (3, 2)))
+    share.annotate(
+        f"threshold {100 * limit:g} %",
+        (0, 100 * limit),
+        xycoords=("axes fraction", "data"),
+        xytext=(2, 3),
+        textcoords="offset points",
+        ha="left",
+        size=8,
+        color=_QUIET,
+    )
+    for ax, label in ((time, "makespan, seconds"), (share, "efficiency, %")):
+        ax.set_xlim(-0.5, len(counts) - 0.5)
+        ax.set_xticks(range(len(counts)), [cells.devices(g, study.kind) for g in counts])
+        ax.set_xlabel("")
+        ax.set_ylabel(label)
+        ax.tick_params(axis="y", labelcolor=_QUIET)
+        ax.grid(axis="y")
+    caption = (
+        f"Above: makespan in seconds over the number of {study.device}s, every trial a point. Below: scaling "
+        f"efficiency, {study.device}-seconds on the fewest {study.device}s that worked over {study.device}-seconds "
+        f"here, paired by repeat; 100 % is perfect. {study.setting_words()}; {_count(chosen)}."
+    )
+    return _drawn("scaling", sheet, caption, "; ".join(said), study.notes())
+
+
+def attempts(study: Study, canvas: Canvas) -> Drawn:
+    """Every attempt of auto_expand in time, one row per trial, each with its status and cost."""
+    rows = cells.only(study.tables["attempts"], {k: v for k, v in study.setting.items()})
+    rows = rows[rows["mode"] == "auto_expand"]
+    if rows.empty:
+        return _missing("attempts", "auto_expand was not run in this setting")
+    trials = [(key, g) for key, g in rows.groupby(["gpus", "repeat"], sort=True)][:ROWS_MAX]
+    labels = [f"repeat {repeat}" for (_, repeat), _ in trials]
+    colour = canvas.mode("auto_expand")
+    lines = drawing.Rows(labels, canvas)
+    sheet = Sheet(
+        canvas,
+        QUESTIONS["attempts"],
+        [lines.height_in],
+        left=_left(labels, canvas),
+        right=0.85,
+        legend=[Key("ran out of memory", _BAD, hatch="////"), Key("worked", colour)],
+    )
+    ax, said = sheet.axes[0], []
+    for i, (_, group) in enumerate(trials):
+        zero = group["started_at_s"].min()
+        words = []
+        for a in group.sort_values("attempt").to_dict("records"):
+            worked = a["status"] == Status.OK
+            ax.barh(
+                lines.at(i),
+                a["duration_s"],
+                left=a["started_at_s"] - zero,
+                height=0.55,
+                linewidth=0.7,
+                color=colour if worked else _BAD,
+                hatch="" if worked else "////",
+                edgecolor=_PAPER,
+            )
+            ax.annotate(
+                str(a["gpus_used"]),
+                (a["started_at_s"] - zero + a["duration_s"] / 2, lines.at(i)),
+                ha="center",
+                va="center",
+                size=9,
+                weight="bold",
+                color=_PAPER if worked else _INK,
+                bbox=None if worked else {"boxstyle": "circle,pad=0.15", "fc": _PAPER, "ec": "none"},
+            )
+            words.append(
+                f"{cells.devices(a['gpus_used'], study.kind)} {ENDED.get(a['status'], 'worked')} after "
+                f"{seconds(a['duration_s'])}"
+            )
+        end = group["ended_at_s"].max() - zero
+        ax.annotate(
+            seconds(end), (end, lines.at(i)), xytext=(5, 0), textcoords="offset points", va="center", size=8.5
+        )
+        said.append(f"{labels[i]}: {', '.join(words)}; {seconds(end)} in all")
+    lines.draw(ax)
+    ax.set_xlim(left=0)
+    drawing.x_grid(ax, "seconds from the first attempt's start (cold round)")
+    failed = rows[rows["status"] != Status.OK]
+    per_count = [
+        f"{cells.devices(int(g), study.kind)} failed {len(x)} of {len(x)} times at "
+        f"{seconds(x['duration_s'].mean())} and {number(x['gpu_s'].mean())} {study.device}-seconds"
+        for g, x in failed.groupby("gpus_used")
+    ]
+    caption = (
+        f"The number in a bar is how many {study.device}s that attempt had. "
+        + (f"On average {'; '.join(per_count)}. " if per_count else "No attempt failed. ")
+        + f"{study.setting_words()}; n = {len(trials)} trials."
+    )
+    return _drawn("attempts", sheet, caption, "; ".join(said), study.notes(memory=True))
+
+
+def starts(study: Study, canvas: Canvas) -> Drawn:
+    """Cold makespan by start state, and the resident round beside it, where a cell ran from several."""
+    fixed = {k: v for k, v in study.setting.items() if k != "start"}
+    trials = cells.in_order(cells.only(study.tables["trials"], fixed))
+    groups = []
+    for (mode, gpus), group in trials.groupby(["mode", "gpus"], observed=True, sort=False):
+        ok = group[(group["status"] == Status.OK) & group["cold_s"].notna()]
+        if ok["start"].nunique() > 1:
+            groups.append((mode, int(gpus), ok))
+    if not groups:
+        return _missing("starts", "no cell was run from several start states")
+    order = ("disk", "process", "zygote")
+    rows = []
+    for mode, gpus, ok in groups[: ROWS_MAX // 3]:
+        for start in [s for s in order if s in set(ok["start"])]:
+            rows.append((mode, gpus, start, ok[ok["start"] == start]["cold_s"]))
+        rows.append((mode, gpus, "resident", ok["warm_s"].dropna()))
+    labels = [f"{cells.label({'mode': m, 'gpus': g}, (), study.kind)}: {s}" for m, g, s, _ in rows]
+    lines = drawing.Rows(labels, canvas)
+    sheet = Sheet(
+        canvas,
+        QUESTIONS["starts"],
+        [lines.height_in],
+        left=_left(labels, canvas),
+        right=0.8,
+        legend=[Key("cold round", _INK, "o"), Key("warm round on resident workers", _INK, "D", hollow=True)],
+    )
+    ax, said = sheet.axes[0], []
+    for i, (mode, _, start, values) in enumerate(rows):
+        if values.empty:
+            continue
+        resident, estimate = start == "resident", _estimate(values)
+        _points(ax, values, lines.at(i), canvas.mode(mode), resident)
+        _interval(ax, estimate, lines.at(i), canvas.mode(mode))
+        ax.annotate(
+            seconds(estimate.value),
+            (max(values.max(), estimate.high or 0), lines.at(i)),
+            xytext=(7, 0),
+            textcoords="offset points",
+            va="center",
+            size=8.5,
+        )
+        said.append(f"{labels[i]} {seconds(estimate.value)} (n = {len(values)})")
+        if resident and i + 1 < len(rows):
+            ax.axhline(i + 1, color=_RULE, lw=0.8)
+    lines.draw(ax)
+    ax.set_xlim(left=0)
+    drawing.x_grid(ax, "makespan of one round, seconds")
+    caption = (
+        "Cold makespan in seconds by start state: disk (weights evicted from the page cache), process (new "
+        "process, weights cached), zygote (forked from a process with the imports done; its own start is not "
+        "counted), and the warm round on resident workers. Start states are never pooled. "
+        f"{study.setting_words('start')}; every trial a point."
+    )
+    return _drawn("starts", sheet, caption, "; ".join(said), study.notes())
+
+
+def memory(study: Study, canvas: Canvas) -> Drawn:
+    """Peak memory of every assigned device against its budget: one point per trial and device, no sums."""
+    devices = cells.in_order(cells.only(study.tables["devices"], study.setting))
+    devices = devices.dropna(subset=["used_peak_mib"])
+    devices = devices[devices["in_use"]]
+    if devices.empty:
+        return _missing("memory", "no device reported its memory")
+    groups = [
+        (mode, int(gpus), g)
+        for (mode, gpus), g in devices.groupby(["mode", "gpus"], observed=True, sort=False)
+    ][:ROWS_MAX]
+    labels = [cells.label({"mode": m, "gpus": g}, (), study.kind) for m, g, _ in groups]
+    lines = drawing.Rows(labels, canvas)
+    simulated = bool(devices["simulated_budget"].any())
+    sheet = Sheet(
+        canvas,
+        QUESTIONS["memory"],
+        [lines.height_in],
+        left=_left(labels, canvas),
+        right=0.35,
+        legend=[
+            Key("peak of one device in one trial", _INK, "o"),
+            Key("its budget" + (" (simulated)" if simulated else ""), _BAD, "|"),
+        ],
+    )
+    ax, said = sheet.axes[0], []
+    worked = study.trials[study.trials["status"] == Status.OK]
+    for i, (mode, gpus, group) in enumerate(groups):
+        spread = (group["device_index"] - group["device_index"].min()) / max(1, group["device_index"].max())
+        sns.scatterplot(
+            x=group["used_peak_mib"].to_numpy(),
+            y=(lines.at(i) + 0.34 * (spread - 0.5)).to_numpy(),
+            ax=ax,
+            s=26,
+            facecolor=canvas.mode(mode),
+            edgecolor=_PAPER,
+            linewidth=0.6,
+            zorder=3,
+            legend=False,
+            rasterized=len(group) > 500,
+        )
+        for budget in group["budget_mib"].dropna().unique():
+            ax.plot([budget] * 2, [lines.at(i) - 0.3, lines.at(i) + 0.3], color=_BAD, lw=1.8)
+        said.append(
+            f"{labels[i]}: at most {number(group['used_peak_mib'].max())} of "
+            f"{number(group['budget_mib'].max())} MiB on one device"
+        )
+        if worked[(worked["mode"] == mode) & (worked["gpus"] == gpus)].empty:
+            ax.annotate(
+                "no trial worked",
+                (0, lines.at(i)),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                size=8.5,
+                color=_BAD,
+            )
+            said[-1] += ", and no trial worked"
+    lines.draw(ax)
+    ax.set_xlim(left=0)
+    ax.set_ylabel("")
+    drawing.x_grid(ax, "peak memory of one device, MiB" + (", simulated budget" if simulated else ""))
+    caption = (
+        f"Peak memory in use on each {study.device} that held a worker, in MiB, a point per trial and "
+        f"{study.device}: peaks are never added up. {study.setting_words()}; {_count(study.trials)}."
+    )
+    return _drawn("memory", sheet, caption, "; ".join(said), study.notes(memory=True))
+
+
+# Timelines ---------------------------------------------------------------------------------------
+
+
+def timeline(study: Study, canvas: Canvas, mode: str) -> Drawn:
+    """One trial of a mode over time: what every agent did, and each device's memory and utilisation below."""
+    name = TIMELINE.format(mode=mode)
+    question = f"{cells.mode_title(mode)}: who works, who waits, and what are the devices doing?"
+    chosen = study.shown[study.shown["mode"] == mode]
+    if chosen.empty:
+        return _missing(name, f"{mode} was not run in the headline setting", question)
+    trial = chosen.iloc[0]
+    ours = {"trial_id": trial["trial_id"], "host": trial["host"]}
+    agents, workers, rounds, samples = (
+        cells.only(study.tables[n], ours) for n in ("agents", "workers", "rounds", "samples")
+    )
+    people = list(dict.fromkeys(agents["agent"]))
+    devices = sorted(samples["device_index"].unique())
+    if canvas.narrow:
+        row, thin = 0.3, 0.2
+    else:
+        row, thin = 0.24, 0.2
+    names = [str(p).replace("_", " ") for p in people]
+    places = [f"{study.device} {int(d)}" for d in devices]
+    sheet = Sheet(
+        canvas,
+        question,
+        [row * max(len(people), 1), thin * max(len(devices), 1), thin * max(len(devices), 1)],
+        left=0.62 if canvas.narrow else _left([*names, *places], canvas),
+        right=0.15 if canvas.narrow else 1.15,
+        gap=0.4,
+        heading=0.24,
+        legend=[
+            Key("starting", _STARTING),
+            Key("waiting", _WAITING),
+            Key("answering", canvas.mode(mode)),
+            *([Key("failed", _BAD, hatch="////")] if (agents["status"] != Status.OK).any() else []),
+        ],
+    )
+    top, middle, low = sheet.axes
+    _agents_panel(top, people, names, agents, workers, canvas, mode)
+    end = max(rounds["ended_at_s"].max(), agents["ended_at_s"].max() if len(agents) else 0)
+    begin = min(0.0, rounds["started_at_s"].min())
+    _rounds_marked(sheet.axes, rounds, top)
+    simulated = " (simulated budget)" if trial["simulated_budget"] else ""
+    full = "full row = budget" if canvas.narrow else "a full row is the whole budget"
+    _devices_panel(middle, samples, devices, places, "used_mib", canvas, mode, end)
+    _devices_panel(low, samples, devices, places, "util_pct", canvas, mode, end)
+    middle.set_title(f"memory in use{simulated}; {full}", loc="left", size=8.5, color=_QUIET)
+    low.set_title("utilisation: a full row is 100 %", loc="left", size=8.5, color=_QUIET)
+    for ax in sheet.axes:
+        ax.set_xlim(begin, end * 1.01)
+        if ax is not low:
+            ax.set_xticklabels([])
+        ax.grid(axis="x")
+    low.set_xlabel("seconds from the trial's start", loc="left")
+    caption = (
+        f"One trial, repeat {trial['repeat']} of {study.label(trial)} ({study.setting_words()}): "
+        + (
+            "the one with the median cold makespan of those that worked. "
+            if trial["status"] == "ok"
+            else f"it {ENDED.get(trial['status'], trial['status'])}. "
+        )
+        + f"Above, each agent; below, memory and utilisation of each {study.device} on the same time axis."
+    )
+    return Drawn(
+        name,
+        question,
+        f"{caption} {study.notes(memory=True)}".strip(),
+        _timeline_words(agents, rounds),
+        sheet.figure,
+    )
+
+
+def _agents_panel(
+    ax: Axes,
+    people: Sequence[str],
+    names: Sequence[str],
+    agents: pd.DataFrame,
+    workers: pd.DataFrame,
+    canvas: Canvas,
+    mode: str,
+) -> None:
+    lives = {
+        (w["attempt"], w["worker"], w["worker_life"]): w
+        for w in workers.sort_values("device_index", ascending=False).to_dict("records")
+    }
+    place = {p: i for i, p in enumerate(people)}
+    for step in agents.to_dict("records"):
+        y = place[step["agent"]]
+        life = lives.get((step["attempt"], step["worker"], step["worker_life"]))
+        if step["round"] == 0 and life is not None:
+            _setup_bar(ax, y, life, step["status"])
+            if life["spawned_at_s"] > step["queued_at_s"]:
+                _waiting_bar(ax, y, step["queued_at_s"], life["spawned_at_s"])
+        begin, end = step["started_at_s"], step["ended_at_s"]
+        if math.isnan(begin):
+            continue
+        since = step["queued_at_s"]
+        if life is not None and step["round"] == 0 and not math.isnan(life["ready_at_s"]):
+            since = max(since, life["ready_at_s"])
+        if begin > since:
+            _waiting_bar(ax, y, since, begin)
+        failed = step["status"] != Status.OK
+        ax.barh(
+            y,
+            (begin if math.isnan(end) else end) - begin,
+            left=begin,
+            height=0.66,
+            linewidth=0.6,
+            color=_BAD if failed else canvas.mode(mode),
+            hatch="////" if failed else "",
+            edgecolor=_PAPER,
+        )
+        if failed:
+            ax.annotate(
+                ENDED.get(step["status"], "failed"),
+                (begin if math.isnan(end) else end, y),
+                xytext=(3, 0),
+                textcoords="offset points",
+                va="center",
+                size=7.5,
+                color=_BAD,
+            )
+    ax.set_ylim(len(people) - 0.5, -0.5)
+    _row_names(ax, names, canvas)
+
+
+def _setup_bar(ax: Axes, y: float, life: Mapping[str, Any], status: str) -> None:
+    """The worker's start in the row of its agent; in the colour of failure if it ran out of memory."""
+    begin = life["spawned_at_s"]
+    end = life["ready_at_s"] if not math.isnan(life["ready_at_s"]) else life["stopped_at_s"]
+    if math.isnan(begin) or math.isnan(end):
+        return
+    oom = status == Status.OOM
+    ax.barh(
+        y,
+        end - begin,
+        left=begin,
+        height=0.42,
+        linewidth=0.6,
+        edgecolor=_PAPER,
+        color=_BAD if oom else _STARTING,
+        hatch="////" if oom else "",
+        alpha=None if status != "cancelled" else 0.5,
+    )
+
+
+def _waiting_bar(ax: Axes, y: float, begin: float, end: float) -> None:
+    ax.barh(y, end - begin, left=begin, height=0.3, color=_WAITING, linewidth=0)
+
+
+def _row_names(ax: Axes, names: Sequence[str], canvas: Canvas) -> None:
+    ax.set_yticks([])
+    for i, text in enumerate(names):
+        short = drawing.plain(_initials(text) if canvas.narrow else text, 32)
+        ax.annotate(
+            short,
+            (0, i),
+            xycoords=("axes fraction", "data"),
+            xytext=(-6, 0),
+            textcoords="offset points",
+            va="center",
+            ha="right",
+            size=8 if canvas.narrow else 8.5,
+        )
+
+
+def _initials(name: str) -> str:
+    """A name that fits beside a phone's plot: its first word, cut to eight letters."""
+    words = name.split()
+    if len(words) == 2 and words[1].isdigit():
+        return name
+    return words[0][:8] if words else ""
+
+
+def _rounds_marked(axes: Sequence[Axes], rounds: pd.DataFrame, top: Axes) -> None:
+    """A line where each round or attempt begins, and its name above."""
+    several = rounds["attempt"].nunique() > 1
+    for r in rounds.to_dict("records"):
+        for ax in axes:
+            ax.axvline(r["started_at_s"], color=_QUIET, lw=0.8, ls=(0, (2, 2)), zorder=0)
+        texts = [f"warm {r['round']}", str(r["round"])]
+        if r["round"] == 0:
+            failed = "" if r["status"] == Status.OK else f": {ENDED.get(r['status'], r['status'])}"
+            number_ = r["attempt"] + 1
+            texts = [f"attempt {number_}{failed}", f"attempt {number_}", f"{number_}"] if several else []
+            texts += [f"cold{failed}", "cold"]
+        share = r["makespan_s"] / (rounds["ended_at_s"].max() - rounds["started_at_s"].min())
+        room = share * (top.get_position().width * top.figure.get_figwidth()) / 0.062
+        text = next((t for t in texts if len(t) < room), "")
+        top.annotate(
+            text,
+            (r["started_at_s"], 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(2, 3),
+            textcoords="offset points",
+            size=8,
+            color=_BAD if r["status"] != Status.OK else _QUIET,
+        )
+
+
+def _devices_panel(
+    ax: Axes,
+    samples: pd.DataFrame,
+    devices: Sequence[int],
+    places: Sequence[str],
+    column: str,
+    canvas: Canvas,
+    mode: str,
+    end: float,
+) -> None:
+    """One row per device: how full it is over time, as a share of its budget or of 100 %."""
+    for i, device in enumerate(devices):
+        rows = samples[(samples["device_index"] == device) & (samples["t_at_s"] <= end * 1.01)]
+        values = rows[column].to_numpy(dtype=float)
+        full = 100.0
+        if column == "used_mib":
+            budget = (rows["used_mib"] + rows["free_mib"]).max()
+            full = budget if budget > 0 else np.nanmax(values, initial=1.0)
+        ax.axhline(i + 0.5, color=_RULE, lw=0.6)
+        if len(values) == 0 or np.isnan(values).all():
+            words = "not measured"
+        else:
+            at, heights = _corners(rows["t_at_s"].to_numpy(), np.clip(np.nan_to_num(values / full), 0, 1))
+            ax.fill_between(at, i + 0.5, i + 0.5 - 0.92 * heights, step="post", color=canvas.mode(mode), lw=0)
+            words = (
+                f"peak {number(np.nanmax(values))} of {number(full)} MiB"
+                if column == "used_mib"
+                else f"mean {np.nanmean(values):.0f} %"
+            )
+        if not canvas.narrow:
+            ax.annotate(
+                words,
+                (1, i),
+                xycoords=("axes fraction", "data"),
+                xytext=(6, 0),
+                textcoords="offset points",
+                va="center",
+                size=7.5,
+                color=_QUIET,
+            )
+    ax.set_ylim(len(devices) - 0.5, -0.5)
+    _row_names(ax, places, canvas)
+
+
+def _corners(at: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Only the samples where the value changes, and the last: the same drawing from fewer points."""
+    rounded = np.round(values, 2)
+    keep = np.ones(len(values), dtype=bool)
+    keep[1:] = rounded[1:] != rounded[:-1]
+    keep[-1] = True
+    return at[keep], rounded[keep]
+
+
+def _timeline_words(agents: pd.DataFrame, rounds: pd.DataFrame) -> str:
+    said = [
+        f"{'warm round ' + str(r['round']) if r['round'] else 'cold round'}"
+        f"{', attempt ' + str(r['attempt'] + 1) if rounds['attempt'].nunique() > 1 else ''}: "
+        f"{'worked' if r['status'] == Status.OK else ENDED.get(r['status'], r['status'])}, "
+        f"{seconds(r['makespan_s'])}"
+        for r in rounds.to_dict("records")
+    ]
+    failed = agents[~agents["status"].isin([Status.OK, Status.CANCELLED])]
+    said += [
+        f"{a['agent']} {ENDED.get(a['status'], a['status'])} in round {a['round']}"
+        for a in failed.to_dict("records")[:12]
+    ]
+    return "; ".join(said)
+
+
+# Writing -----------------------------------------------------------------------------------------
+
+FIGURES: dict[str, Callable[[Study, Canvas], Drawn]] = {
+    "cold_warm": cold_warm,
+    "stages": stages,
+    "scaling": scaling,
+    "attempts": attempts,
+    "starts": starts,
+    "memory": memory,
+}
+
+
+def write(study: Study, out: Path, palette_name: str = "colorblind", png_dpi: int = 120) -> list[str]:
+    """Every figure as NAME.svg, NAME-narrow.svg (for phones) and NAME.png, and figures.json with their words.
+
+    Gives the names. A figure without data is written too: it says why it is empty."""
+    out.mkdir(parents=True, exist_ok=True)
+    drawings = dict(FIGURES)
+    for mode in dict.fromkeys(cells.in_order(study.tables["trials"])["mode"]):
+        drawings[TIMELINE.format(mode=mode)] = lambda s, c, mode=mode: timeline(s, c, mode)
+    index = []
+    for name, draw in drawings.items():
+        for canvas in (Canvas(False, palette_name), Canvas(True, palette_name)):
+            drawn = draw(study, canvas)
+            figure = drawn.figure or _empty(drawn, canvas)
+            svg = drawing.to_svg(figure, canvas.colours, drawn.question, drawn.description)
+            (out / f"{name}{'-narrow' * canvas.narrow}.svg").write_text(svg, encoding="utf-8")
+            if not canvas.narrow:
+                drawing.to_png(figure, out / f"{name}.png", png_dpi)
+                index.append(words(drawn))
+            drawing.close(figure)
+    (out / "figures.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
+    return list(drawings)
+
+
+def words(drawn: Drawn) -> dict[str, str]:
+    """The words of a figure: what figures.json holds of it."""
+    return {n: getattr(drawn, n) for n in ("name", "question", "caption", "description", "missing")}
+
+
+def _empty(drawn: Drawn, canvas: Canvas) -> Figure:
+    sheet = Sheet(canvas, drawn.question, [0.3], bottom=0.1)
+    sheet.axes[0].set_axis_off()
+    sheet.axes[0].text(0, 0.5, drawing.plain(f"Not measured: {drawn.missing}."), va="center", color=_QUIET)
+    return sheet.figure
