@@ -1,8 +1,10 @@
 """Rule `matrix`: write the manifest that every later rule reads.
 
     matrix.py --config '{"runs": [...], ...}' --gpus 0 --out results/matrix.json
+    matrix.py --read config/mistral-7b.yaml
 
---config is the merged config that Snakemake has, as JSON; a path to a YAML file does as well.
+--config is the merged config that Snakemake has, as JSON; a path to a YAML file does as well. --read only
+looks whether a file is whole: Snakemake itself does not say where YAML is broken.
 """
 
 from __future__ import annotations
@@ -15,20 +17,25 @@ from pathlib import Path
 
 from crewbench import matrix
 from crewbench.config import load
-from crewbench.problems import ConfigError
+from crewbench.problems import ConfigError, read_yaml
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", required=True, help="JSON text, or a YAML file")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--config", help="JSON text, or a YAML file")
+    source.add_argument("--read", type=Path, help="a YAML file to read, and write nothing")
     parser.add_argument("--gpus", type=int, help="GPUs of this machine (default: look)")
     parser.add_argument("--digest", help="stop unless the manifest has this digest")
     parser.add_argument("--out", type=Path, default=Path(matrix.MANIFEST), help="the manifest")
     arguments = parser.parse_args()
-    is_json = arguments.config.lstrip().startswith("{")
     try:
+        if arguments.read:
+            read_yaml(arguments.read)
+            return 0
+        is_json = arguments.config.lstrip().startswith("{")
         config = load(json.loads(arguments.config) if is_json else arguments.config)
         made = matrix.build(config, gpus=arguments.gpus)
     except ConfigError as error:

@@ -67,10 +67,10 @@ def _one_of(known: Mapping[str, Any]) -> Any:
     return Annotated[str, AfterValidator(check), WithJsonSchema({"type": "string", "enum": list(known)})]
 
 
-Natural = Annotated[int, BeforeValidator(_number), Field(ge=0)]
-Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
-Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)]
+Natural = Annotated[int, Field(ge=0), BeforeValidator(_number)]
+Count = Annotated[int, Field(ge=1), BeforeValidator(_number)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
+Share = Annotated[float, Field(gt=0, le=1), BeforeValidator(_number)]
 Text = Annotated[str, Field(min_length=1)]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 ModeName = _one_of(MODES)
@@ -80,8 +80,16 @@ Length = Literal["fixed", "natural"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
-# An axis is a list without repetitions; one value alone stands for a list of one.
-_AXIS = (BeforeValidator(_listed), Field(min_length=1), AfterValidator(_unique))
+class _OrOne:
+    """Tells the JSON schema that one value alone stands for a list of one."""
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
+        schema = handler(core)
+        return {"anyOf": [schema["items"], schema]}
+
+
+# An axis is a list without repetitions.
+_AXIS = (Field(min_length=1), BeforeValidator(_listed), AfterValidator(_unique), _OrOne())
 Counts = Annotated[tuple[Count, ...], *_AXIS]
 Engines = Annotated[tuple[Engine, ...], *_AXIS]
 Starts = Annotated[tuple[Start, ...], *_AXIS]
@@ -162,7 +170,7 @@ class Devices(Section):
         None, description="gpu: how many a host has; null: as many as this host shows (a cluster must say it)"
     )
     slots: Count = Field(8, description="CPU slots that take the place of GPUs")
-    slot_memory_mib: Count = Field(64, description="simulated memory budget of a slot, MiB")
+    slot_memory_mib: Count = Field(56, description="simulated memory budget of a slot, MiB")
     memory_budget_gib: Positive | None = Field(
         None, description="gpu: memory left to a trial on each GPU, GiB; null: the GPU's own"
     )
@@ -171,7 +179,9 @@ class Devices(Section):
 class Sampler(Section):
     """The process that samples the devices during a trial."""
 
-    hz: Annotated[Positive, Field(le=1000)] = Field(20.0, description="samples per second and device")
+    hz: Annotated[float, Field(gt=0, le=1000), BeforeValidator(_number)] = Field(
+        20.0, description="samples per second and device"
+    )
 
 
 class Timeouts(Section):
@@ -229,7 +239,9 @@ class Report(Section):
     palette: Literal["colorblind", "deep", "muted"] = Field(
         "colorblind", description="seaborn palette of the figures"
     )
-    png_dpi: Annotated[Count, Field(le=600)] = Field(120, description="dots per inch of the PNG figures")
+    png_dpi: Annotated[int, Field(ge=1, le=600), BeforeValidator(_number)] = Field(
+        120, description="dots per inch of the PNG figures"
+    )
 
 
 class Thresholds(Section):
@@ -359,13 +371,17 @@ def _problem(error: Mapping[str, Any]) -> Problem:
 # ---------------------------------------------------------------- the crew's files
 
 
-class _AgentEntry(Section):
+class AgentEntry(Section):
+    """An agent of agents.yaml."""
+
     role: Text
     goal: Text
     backstory: Text
 
 
-class _TaskEntry(Section):
+class TaskEntry(Section):
+    """A task of tasks.yaml."""
+
     description: Text
     expected_output: Text
 
@@ -402,7 +418,7 @@ def _entries(path: Path, entry: type[Section], problems: list[Problem]) -> dict[
                 if e["type"] == "extra_forbidden":
                     word = e["loc"][-1]
                     hint = did_you_mean(word, entry.model_fields)
-                    if entry is _TaskEntry and word == "agent":
+                    if entry is TaskEntry and word == "agent":
                         hint = "the mode says which agent gets which task: remove it"
                     known = ", ".join(entry.model_fields)
                     problems.append(Problem(key, "unknown key", None, hint or f"known here: {known}"))
@@ -424,8 +440,8 @@ def _text(value: str) -> str:
 def read_crew(crew: Crew, root: Path = Path()) -> tuple[CrewTexts, list[Problem]]:
     """The texts of agents and tasks, as far as their files are good, and what is wrong with them."""
     problems: list[Problem] = []
-    agents = _entries(root / crew.agents, _AgentEntry, problems)
-    tasks = _entries(root / crew.tasks, _TaskEntry, problems)
+    agents = _entries(root / crew.agents, AgentEntry, problems)
+    tasks = _entries(root / crew.tasks, TaskEntry, problems)
     texts = CrewTexts(
         tuple(AgentSpec(n, _text(a.role), _text(a.goal), _text(a.backstory)) for n, a in agents.items()),
         {n: TaskSpec(n, _text(t.description), _text(t.expected_output)) for n, t in tasks.items()},

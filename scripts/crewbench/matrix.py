@@ -81,7 +81,7 @@ def resolve_devices(config: Config, gpus: int | None = None) -> Devices:
 
 
 # Rough sizes of the weights, MiB, and the type that `auto` means, for what is made by name.
-_SHAPES = {"tiny": (4, "float32"), "mistral-7b": (13825, "bfloat16")}
+_SHAPES = {"tiny": (16, "float32"), "mistral-7b": (13825, "bfloat16")}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,39 @@
+"""What all tests share: system parts that may be missing, and an environment without the user's own settings."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+IN_CI = os.environ.get("CREWBENCH_CI") == "1"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A missing program skips a test at a desk and fails it in CI, where nobody would notice the skip."""
+    for mark in item.iter_markers("needs"):
+        missing = [program for program in mark.args if shutil.which(program) is None]
+        if missing:
+            (pytest.fail if IN_CI else pytest.skip)(f"not installed: {', '.join(missing)}")
+    if item.get_closest_marker("gpu") is not None:
+        from crewbench.matrix import gpus_here
+
+        if not gpus_here():
+            pytest.skip("no GPU here")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A run in which nothing passed proves nothing."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    collecting = session.config.option.collectonly
+    if IN_CI and exitstatus == 0 and not collecting and not (reporter and reporter.stats.get("passed")):
+        session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+@pytest.fixture
+def root() -> Path:
+    """The checkout."""
+    return ROOT
