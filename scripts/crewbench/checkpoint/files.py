@@ -50,7 +50,7 @@ def weight_files(where: Where) -> list[Path]:
     if index.is_file():
         try:
             names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise CheckpointError(f"{index} is no index of shards: fetch it again") from None
         return [directory / name for name in sorted(names)]
     if not (directory / SINGLE).is_file():
