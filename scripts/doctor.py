@@ -70,7 +70,8 @@ def gpus() -> Iterator[Finding]:
         for device in list_devices("gpu"):
             yield Finding("ok", f"GPU {device.index}", f"{device.name}, {device.memory_mib / 1024:.0f} GiB")
     except DeviceError as error:
-        yield Finding("note", "GPU", f"none ({error}); CPU slots with a simulated budget take their place")
+        why = str(error).split(": ask for")[0]
+        yield Finding("note", "GPU", f"{why}; CPU slots with a simulated budget take a GPU's place")
 
 
 def study() -> Iterator[Finding]:

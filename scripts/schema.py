@@ -54,7 +54,18 @@ def schemas() -> dict[str, dict[str, Any]]:
         "agents.schema.json": (TypeAdapter(dict[str, AgentEntry]).json_schema(), "CrewAI agents"),
         "tasks.schema.json": (TypeAdapter(dict[str, TaskEntry]).json_schema(), "CrewAI tasks"),
     }
+    for schema, _ in made.values():
+        _close(schema)
     return {name: {"$schema": DIALECT, **schema, "title": title} for name, (schema, title) in made.items()}
+
+
+def _close(schema: Any) -> None:
+    """pydantic leaves a mapping open beside the names that its pattern allows."""
+    if isinstance(schema, dict):
+        if "patternProperties" in schema:
+            schema.setdefault("additionalProperties", False)
+        for value in schema.values():
+            _close(value)
 
 
 def _type(schema: dict[str, Any], definitions: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What all tests share: system parts that may be missing, and an environment without the user's own settings."""
+"""What all tests share: where the checkout is, and what a missing part of the system means."""
 
 from __future__ import annotations
 

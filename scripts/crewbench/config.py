@@ -368,6 +368,11 @@ def _problem(error: Mapping[str, Any]) -> Problem:
     return Problem(key, _PLAIN.get(kind, error["msg"]), shown(found))
 
 
+def _only_follows(error: Mapping[str, Any]) -> bool:
+    """pydantic calls a list too short when its entries are bad: they have been named already."""
+    return error["type"] == "too_short" and len(error["input"]) > 0
+
+
 # ---------------------------------------------------------------- the crew's files
 
 
@@ -571,8 +576,9 @@ def load(source: str | Path | Mapping[str, Any], root: str | Path = ".") -> Conf
         config = Config.model_validate(data)
         runs = dict(enumerate(config.runs))
     except ValidationError as error:
-        problems += [_problem(e) for e in error.errors(include_url=False)]
-        bad = {e["loc"] for e in error.errors(include_url=False)}
+        errors = [e for e in error.errors(include_url=False) if not _only_follows(e)]
+        problems += [_problem(e) for e in errors]
+        bad = {e["loc"] for e in errors}
         config, runs = _what_is_good(data, bad)
     if not runs and not bad:
         problems.append(Problem("runs", "must have at least one entry, or there are 0 trials", "[]"))

@@ -342,6 +342,10 @@ class Matrix:
         """The Deployments that the trial will try, in order."""
         return self._plan(self.trial(trial_id).cell).attempts
 
+    def estimated_s(self, trial_id: str) -> float:
+        """Rough seconds, for the order of packed trials: never a result."""
+        return self._plan(self.trial(trial_id).cell).estimated_s
+
     def deployments8(self, trial_id: str) -> str:
         """Eight hex digits that change when, and only when, the trial's mode makes other Deployments."""
         return hashlib.sha256(repr(self.attempts(trial_id)).encode()).hexdigest()[:8]
@@ -543,7 +547,7 @@ def _in_order(matrix: Matrix) -> dict[str, Trial]:
 
     def place(t: Trial) -> tuple[Any, ...]:
         drawn = hashlib.sha256(f"{seed}:{t.trial_id}".encode()).hexdigest()
-        size = 0.0 if exclusive else -t.cell.gpus * matrix._plan(t.cell).estimated_s
+        size = 0.0 if exclusive else -t.cell.gpus * matrix.estimated_s(t.trial_id)
         return (t.repeat, size, drawn)
 
     ordered = sorted(matrix, key=place)

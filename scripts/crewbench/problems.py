@@ -73,13 +73,13 @@ def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = True) -> dict
             continue
         key, line = loader.construct_object(key_node, deep=True), key_node.start_mark.line + 1
         try:
-            first = seen.setdefault(key, line)
+            if key in seen:
+                loader.duplicates.append((key, seen[key], line))
+            seen.setdefault(key, line)
         except TypeError:
             raise yaml.constructor.ConstructorError(
                 None, None, "a list or mapping cannot be a key", key_node.start_mark
             ) from None
-        if first != line or sum(k is key_node for k, _ in node.value) > 1:
-            loader.duplicates.append((key, first, line))
     loader.flatten_mapping(node)
     return yaml.constructor.SafeConstructor.construct_mapping(loader, node, deep)
 
@@ -120,7 +120,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             str(path),
             [
                 Problem(f"line {line}", f"key {key!r} stands on line {first} already: keep one of them")
-                for key, first, line in loader.duplicates
+                for key, first, line in sorted(loader.duplicates, key=lambda d: d[2])
             ],
         )
     if data is None:

@@ -7,7 +7,13 @@ rule tables:
         matrix=ancient(rules.matrix.output),
         trials=[f"{trial.dir}/trial.json" for trial in MATRIX],
     output:
-        directory("results/tables"),
+        report(
+            directory("results/tables"),
+            patterns=["{table}.csv"],
+            caption="../report/tables.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
     log:
         "results/logs/tables.log",
     conda:
@@ -23,12 +29,20 @@ rule figures:
         matrix=ancient(rules.matrix.output),
         tables=rules.tables.output,
     output:
-        directory("results/figures"),
+        report(
+            directory("results/figures"),
+            # Not those for phones, NAME-narrow.svg.
+            patterns=["{figure,[a-z0-9_]+}.svg"],
+            caption="../report/figures.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
     log:
         "results/logs/figures.log",
     conda:
         "../../envs/crewbench.yaml"
     params:
         report=MATRIX.config.report.model_dump(),
+        thresholds=MATRIX.config.thresholds.model_dump(),
     shell:
         script("figures", "--matrix {input.matrix} --tables {input.tables} --out {output}")

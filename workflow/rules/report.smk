@@ -7,7 +7,12 @@ rule report:
         tables=rules.tables.output,
         figures=rules.figures.output,
     output:
-        page=report("results/report.html", caption="../report/report.rst", category="Report"),
+        page=report(
+            "results/report.html",
+            caption="../report/report.rst",
+            category="Report",
+            labels={"page": "report"},
+        ),
     log:
         "results/logs/report.log",
     conda:
