@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How long the tables of many trials take: makes trials on disk, aggregates 100, 1,000, ... and 10,000 of them.
+"""How long the tables of many trials take: makes trials on disk, aggregates 100, 1,000 and 10,000 of them.
 
     python bench/aggregate.py --trials 10000 --limit-s 60 --out bench/aggregate.json
 
@@ -56,7 +56,9 @@ def aggregate(root: Path, lines: list[dict[str, str]]) -> tuple[float, float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--limit-s", type=float, default=60.0)
     parser.add_argument("--out", type=Path)
@@ -70,13 +72,16 @@ def main() -> int:
         for size in sizes:
             seconds, peak_mib = aggregate(Path(scratch), lines[:size])
             results.append({"trials": size, "seconds": round(seconds, 2), "peak_mib": round(peak_mib)})
-            print(f"{size:>7} trials: {seconds:6.2f} s, {1e3 * seconds / size:6.2f} ms a trial, {peak_mib:,.0f} MiB")
+            each_ms = 1e3 * seconds / size
+            print(f"{size:>7} trials: {seconds:6.2f} s, {each_ms:6.2f} ms a trial, {peak_mib:,.0f} MiB")
     linear = True
     if len(results) > 2:  # the start of the interpreter weighs on the smallest
         per_trial = [r["seconds"] / r["trials"] for r in results[1:]]
         linear = per_trial[-1] <= 1.25 * per_trial[0]
     if args.out:
-        args.out.write_text(json.dumps({"megabytes": round(megabytes), "linear": linear, "sizes": results}, indent=1))
+        args.out.write_text(
+            json.dumps({"megabytes": round(megabytes), "linear": linear, "sizes": results}, indent=1)
+        )
     return 0 if results[-1]["seconds"] <= args.limit_s and linear else 1
 
 

@@ -120,7 +120,8 @@ class Key:
 class Sheet:
     """A figure with panels one below the other, all sizes in inches.
 
-    `panels` are heights; the title (wide only) and the legend take their room above them.
+    `panels` are heights; the title (wide only) and the legend take their room above them. `note` is what
+    a figure must say even where its caption is not beside it.
     """
 
     canvas: Canvas
@@ -132,6 +133,7 @@ class Sheet:
     bottom: float = 0.5
     legend: Sequence[Key] = ()
     heading: float = 0.0
+    note: str = ""
     figure: Figure = field(init=False)
     axes: list[Axes] = field(init=False)
 
@@ -159,6 +161,15 @@ class Sheet:
                 size=13,
                 weight="bold",
                 gid="title",
+            )
+            self.figure.text(
+                1 - 0.1 / width,
+                0.07 / height,
+                self.note,
+                ha="right",
+                size=7.5,
+                color=palette.QUIET.light,
+                gid="note",
             )
         self._draw_legend(lines, height, width)
 
@@ -287,22 +298,6 @@ def x_grid(ax: Axes, label: str) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=False, min_n_ticks=3))
 
 
-def seconds(value: float | None) -> str:
-    """A duration as a reader says it: three significant digits."""
-    if value is None or value != value:
-        return "not measured"
-    return f"{number(value)} s"
-
-
-def number(value: float) -> str:
-    """Three significant digits, no exponent."""
-    if value == 0:
-        return "0"
-    magnitude = abs(value)
-    digits = 0 if magnitude >= 100 else 1 if magnitude >= 10 else 2 if magnitude >= 1 else 3
-    return f"{value:,.{digits}f}"
-
-
 # SVG ---------------------------------------------------------------------------------------------
 
 
@@ -330,7 +325,7 @@ def _themed(svg: str, colours: Sequence[palette.Colour]) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r"font-family: [^;\"]+; ?", "", svg)
     svg = re.sub(r' transform="rotate\(-0 [^"]*"', "", svg)
-    svg = re.sub(r'<g id="(?!title")[^"]*"', "<g", svg)
+    svg = re.sub(r'<g id="(?!title"|note")[^"]*"', "<g", svg)
     svg = re.sub(r"\s*\n\s*", " ", svg)
     svg = re.sub(r' fill="(#[0-9a-fA-F]{6})"', r' style="fill: \1"', svg)  # only style may hold a variable
     names = {c.light.lower(): c.name for c in colours}
@@ -362,6 +357,7 @@ def for_page(svg: str, uid: str) -> str:
     svg = re.sub(r"<style>svg\{.*?</style>", "", svg, count=1, flags=re.S)
     svg = re.sub(r"<style type=\"text/css\">.*?</style>", "", svg, flags=re.S)
     svg = re.sub(r"(fill|stroke): #[0-9a-fA-F]{6}; (fill|stroke): var", r"\2: var", svg)
+    svg = re.sub(r'<g id="note">.*?</g>\s*', "", svg, count=1, flags=re.S)
     svg, drawn = re.subn(r'<g id="title">.*?</g>\s*', "", svg, count=1, flags=re.S)
     svg = re.sub(r'\bid="', f'id="{uid}-', svg)
     svg = re.sub(r'href="#', f'href="#{uid}-', svg).replace("url(#", f"url(#{uid}-")

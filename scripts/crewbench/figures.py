@@ -19,8 +19,9 @@ import pandas as pd
 import seaborn as sns
 
 from crewbench import cells, drawing, palette, stats
-from crewbench.drawing import Canvas, Key, Sheet, number, seconds
+from crewbench.drawing import Canvas, Key, Sheet
 from crewbench.records import STAGES, Status
+from crewbench.words import ended, number, seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,13 +42,6 @@ TIMELINE = "timeline_{mode}"
 ROWS_MAX = 24
 """Cells in one figure; the tables have them all."""
 
-ENDED = {
-    Status.OOM: "out of memory",
-    Status.TIMEOUT: "timed out",
-    Status.ERROR: "failed",
-    Status.CANCELLED: "cancelled",
-    Status.SKIPPED: "skipped",
-}
 _INK, _QUIET, _RULE, _PAPER = (c.light for c in (palette.INK, palette.QUIET, palette.RULE, palette.PAPER))
 _BAD, _STARTING, _WAITING = (c.light for c in (palette.BAD, palette.STARTING, palette.WAITING))
 
@@ -152,7 +146,7 @@ def _outcome(trials: pd.DataFrame) -> str:
     """How a cell without a trial that worked ended: "out of memory (3 of 3)"."""
     statuses = trials["status"].value_counts()
     status = Status.worst(statuses.index)
-    return f"{ENDED.get(status, status)} ({int(statuses[status])} of {len(trials)})"
+    return f"{ended(status)} ({int(statuses[status])} of {len(trials)})"
 
 
 def _estimate(values: Iterable[float]) -> stats.Estimate:
@@ -218,6 +212,7 @@ def cold_warm(study: Study, canvas: Canvas) -> Drawn:
             Key("warm", _INK, "D", hollow=True),
             Key("geometric mean, line: 95 % interval", _INK, "|"),
         ],
+        note=study.notes(),
     )
     ax, said = sheet.axes[0], []
     for i, (cell, trials) in enumerate(rows):
@@ -289,6 +284,7 @@ def stages(study: Study, canvas: Canvas) -> Drawn:
             Key("failed attempts" if s == "failed" else s, canvas.stages[s], hatch=palette.hatch(s))
             for s in present
         ],
+        note=study.notes(),
     )
     said = []
     for ax, phase, column in zip(sheet.axes, ("cold", "warm"), (1, 2), strict=True):
@@ -342,7 +338,8 @@ def stages(study: Study, canvas: Canvas) -> Drawn:
         )
     caption = (
         "Seconds in each stage along the critical path, so that they add up to the makespan; what no stage "
-        f"explains is idle. Means over the trials that worked; {study.setting_words()}; {_count(study.trials)}."
+        "explains is idle. Means over the trials that worked; "
+        f"{study.setting_words()}; {_count(study.trials)}."
     )
     return _drawn("stages", sheet, caption, "; ".join(said), study.notes())
 
@@ -384,6 +381,7 @@ def scaling(study: Study, canvas: Canvas) -> Drawn:
             Key("warm", _INK, "D", hollow=True),
             Key("failed", _BAD, "X"),
         ],
+        note=study.notes(),
     )
     time, share = sheet.axes
     said, failed_at = [], set()
@@ -475,8 +473,9 @@ def scaling(study: Study, canvas: Canvas) -> Drawn:
         ax.grid(axis="y")
     caption = (
         f"Above: makespan in seconds over the number of {study.device}s, every trial a point. Below: scaling "
-        f"efficiency, {study.device}-seconds on the fewest {study.device}s that worked over {study.device}-seconds "
-        f"here, paired by repeat; 100 % is perfect. {study.setting_words()}; {_count(chosen)}."
+        f"efficiency, {study.device}-seconds on the fewest {study.device}s that worked over "
+        f"{study.device}-seconds here, paired by repeat; 100 % is perfect. {study.setting_words()}; "
+        f"{_count(chosen)}."
     )
     return _drawn("scaling", sheet, caption, "; ".join(said), study.notes())
 
@@ -498,6 +497,7 @@ def attempts(study: Study, canvas: Canvas) -> Drawn:
         left=_left(labels, canvas),
         right=0.85,
         legend=[Key("ran out of memory", _BAD, hatch="////"), Key("worked", colour)],
+        note=study.notes(memory=True),
     )
     ax, said = sheet.axes[0], []
     for i, (_, group) in enumerate(trials):
@@ -526,7 +526,7 @@ def attempts(study: Study, canvas: Canvas) -> Drawn:
                 bbox=None if worked else {"boxstyle": "circle,pad=0.15", "fc": _PAPER, "ec": "none"},
             )
             words.append(
-                f"{cells.devices(a['gpus_used'], study.kind)} {ENDED.get(a['status'], 'worked')} after "
+                f"{cells.devices(a['gpus_used'], study.kind)} {ended(a['status'])} after "
                 f"{seconds(a['duration_s'])}"
             )
         end = group["ended_at_s"].max() - zero
@@ -577,6 +577,7 @@ def starts(study: Study, canvas: Canvas) -> Drawn:
         left=_left(labels, canvas),
         right=0.8,
         legend=[Key("cold round", _INK, "o"), Key("warm round on resident workers", _INK, "D", hollow=True)],
+        note=study.notes(),
     )
     ax, said = sheet.axes[0], []
     for i, (mode, _, start, values) in enumerate(rows):
@@ -632,6 +633,7 @@ def memory(study: Study, canvas: Canvas) -> Drawn:
             Key("peak of one device in one trial", _INK, "o"),
             Key("its budget" + (" (simulated)" if simulated else ""), _BAD, "|"),
         ],
+        note=study.notes(memory=True),
     )
     ax, said = sheet.axes[0], []
     worked = study.trials[study.trials["status"] == Status.OK]
@@ -714,17 +716,17 @@ def timeline(study: Study, canvas: Canvas, mode: str) -> Drawn:
             Key("answering", canvas.mode(mode)),
             *([Key("failed", _BAD, hatch="////")] if (agents["status"] != Status.OK).any() else []),
         ],
+        note=study.notes(memory=True),
     )
     top, middle, low = sheet.axes
     _agents_panel(top, people, names, agents, workers, canvas, mode)
     end = max(rounds["ended_at_s"].max(), agents["ended_at_s"].max() if len(agents) else 0)
     begin = min(0.0, rounds["started_at_s"].min())
     _rounds_marked(sheet.axes, rounds, top)
-    simulated = " (simulated budget)" if trial["simulated_budget"] else ""
-    full = "full row = budget" if canvas.narrow else "a full row is the whole budget"
+    budget = "simulated budget" if trial["simulated_budget"] else "whole budget"
     _devices_panel(middle, samples, devices, places, "used_mib", canvas, mode, end)
     _devices_panel(low, samples, devices, places, "util_pct", canvas, mode, end)
-    middle.set_title(f"memory in use{simulated}; {full}", loc="left", size=8.5, color=_QUIET)
+    middle.set_title(f"memory in use: a full row is the {budget}", loc="left", size=8.5, color=_QUIET)
     low.set_title("utilisation: a full row is 100 %", loc="left", size=8.5, color=_QUIET)
     for ax in sheet.axes:
         ax.set_xlim(begin, end * 1.01)
@@ -737,14 +739,14 @@ def timeline(study: Study, canvas: Canvas, mode: str) -> Drawn:
         + (
             "the one with the median cold makespan of those that worked. "
             if trial["status"] == "ok"
-            else f"it {ENDED.get(trial['status'], trial['status'])}. "
+            else f"it {ended(trial['status'])}. "
         )
         + f"Above, each agent; below, memory and utilisation of each {study.device} on the same time axis."
     )
     return Drawn(
         name,
         question,
-        f"{caption} {study.notes(memory=True)}".strip(),
+        f"{caption} {study.notes()}".strip(),
         _timeline_words(agents, rounds),
         sheet.figure,
     )
@@ -792,7 +794,7 @@ def _agents_panel(
         )
         if failed:
             ax.annotate(
-                ENDED.get(step["status"], "failed"),
+                ended(step["status"]),
                 (begin if math.isnan(end) else end, y),
                 xytext=(3, 0),
                 textcoords="offset points",
@@ -860,7 +862,7 @@ def _rounds_marked(axes: Sequence[Axes], rounds: pd.DataFrame, top: Axes) -> Non
             ax.axvline(r["started_at_s"], color=_QUIET, lw=0.8, ls=(0, (2, 2)), zorder=0)
         texts = [f"warm {r['round']}", str(r["round"])]
         if r["round"] == 0:
-            failed = "" if r["status"] == Status.OK else f": {ENDED.get(r['status'], r['status'])}"
+            failed = "" if r["status"] == Status.OK else f": {ended(r['status'])}"
             number_ = r["attempt"] + 1
             texts = [f"attempt {number_}{failed}", f"attempt {number_}", f"{number_}"] if several else []
             texts += [f"cold{failed}", "cold"]
@@ -935,14 +937,13 @@ def _timeline_words(agents: pd.DataFrame, rounds: pd.DataFrame) -> str:
     said = [
         f"{'warm round ' + str(r['round']) if r['round'] else 'cold round'}"
         f"{', attempt ' + str(r['attempt'] + 1) if rounds['attempt'].nunique() > 1 else ''}: "
-        f"{'worked' if r['status'] == Status.OK else ENDED.get(r['status'], r['status'])}, "
+        f"{'worked' if r['status'] == Status.OK else ended(r['status'])}, "
         f"{seconds(r['makespan_s'])}"
         for r in rounds.to_dict("records")
     ]
     failed = agents[~agents["status"].isin([Status.OK, Status.CANCELLED])]
     said += [
-        f"{a['agent']} {ENDED.get(a['status'], a['status'])} in round {a['round']}"
-        for a in failed.to_dict("records")[:12]
+        f"{a['agent']} {ended(a['status'])} in round {a['round']}" for a in failed.to_dict("records")[:12]
     ]
     return "; ".join(said)
 

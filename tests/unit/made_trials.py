@@ -29,9 +29,15 @@ from crewbench.records import (
 from crewbench.trial import AgentSpec, Cell, Spec, TaskSpec
 
 ROLES = (
-    "Product Manager", "System Architect", "AI Researcher", "Data Engineer",
-    "Backend Developer", "Frontend Developer", "Security Specialist", "DevOps Engineer",
-)  # fmt: skip
+    "Product Manager",
+    "System Architect",
+    "AI Researcher",
+    "Data Engineer",
+    "Backend Developer",
+    "Frontend Developer",
+    "Security Specialist",
+    "DevOps Engineer",
+)
 TASKS = ("explain", "contribute", "plan", "work", "summarise")
 
 
@@ -67,16 +73,28 @@ class _Walk:
 def spec(cell: Cell, repeat: int, warm_rounds: int = 2, costs: Costs | None = None) -> Spec:
     costs = costs or Costs()
     return Spec(
-        cell=cell, repeat=repeat, seed=1, warm_rounds=warm_rounds, exclusive=True,
-        model_dir="results/models/tiny", dtype="float32", output_length="fixed", output_tokens=costs.tokens,
-        device_kind="slot", device_count=cell.gpus, memory_mib=int(costs.budget_mib), sampler_hz=costs.hz,
-        load_timeout_s=60.0, step_timeout_s=60.0, threads_per_worker=1,
+        cell=cell,
+        repeat=repeat,
+        seed=1,
+        warm_rounds=warm_rounds,
+        exclusive=True,
+        model_dir="results/models/tiny",
+        dtype="float32",
+        output_length="fixed",
+        output_tokens=costs.tokens,
+        device_kind="slot",
+        device_count=cell.gpus,
+        memory_mib=int(costs.budget_mib),
+        sampler_hz=costs.hz,
+        load_timeout_s=60.0,
+        step_timeout_s=60.0,
+        threads_per_worker=1,
         agents=tuple(
             AgentSpec(role.lower().replace(" ", "_"), role, f"Be a good {role}", "Years of it")
             for role in (ROLES[i % len(ROLES)] for i in range(cell.agents))
         ),
         tasks=tuple(TaskSpec(name, f"{name} it", "Text") for name in TASKS),
-    )  # fmt: skip
+    )
 
 
 def identity(cell: Cell, repeat: int, host: str = "box") -> Identity:
@@ -130,8 +148,15 @@ def make_trial(
     with open(here / "outputs.jsonl", "w", encoding="utf-8") as out:
         for row in rows["agents.csv"]:
             if row.status == Status.OK:
-                said = {"round": row.round, "attempt": row.attempt, "step": row.step, "agent": row.agent,
-                        "text": f"token soup of {row.agent}", "prompt_ids": [1, 2], "output_ids": [3]}  # fmt: skip
+                said = {
+                    "round": row.round,
+                    "attempt": row.attempt,
+                    "step": row.step,
+                    "agent": row.agent,
+                    "text": f"token soup of {row.agent}",
+                    "prompt_ids": [1, 2],
+                    "output_ids": [3],
+                }
                 out.write(json.dumps({"trial_id": who.trial_id, **said}) + "\n")
     write_trial_json(here, what, who, last, walks, taints, order, host)
     return {"trial_id": who.trial_id, "spec8": what.spec8, "dir": str(here)}
@@ -152,10 +177,19 @@ def write_trial_json(here, what, who, last, walks, taints, order, host) -> None:
         "host": host,
         "environment": {
             "versions": {"python": "3.11.2", "torch": "2.13.0", "crewai": "1.15.30"},
-            "cpu": "Two slow cores", "cores": 2, "kernel": "6.1", "git": {"commit": "0" * 40, "dirty": False},
+            "cpu": "Two slow cores",
+            "cores": 2,
+            "kernel": "6.1",
+            "git": {"commit": "0" * 40, "dirty": False},
         },
         "devices": [
-            {"uuid": f"slot-{i}", "index": i, "kind": "slot", "name": "CPU slot", "memory_mib": what.memory_mib}
+            {
+                "uuid": f"slot-{i}",
+                "index": i,
+                "kind": "slot",
+                "name": "CPU slot",
+                "memory_mib": what.memory_mib,
+            }
             for i in range(what.cell.gpus)
         ],
         "simulated_budget": True,
@@ -167,7 +201,7 @@ def write_trial_json(here, what, who, last, walks, taints, order, host) -> None:
         "pressure": {"cpu_some_s": 0.4, "memory_some_s": 0.0},
         "attempts": [{"attempt": i, "status": w.rounds[0].status} for i, w in enumerate(walks)],
         "files": {n: hashlib.sha256((here / n).read_bytes()).hexdigest() for n in names},
-    }  # fmt: skip
+    }
     (here / "trial.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
@@ -256,11 +290,24 @@ def _worker_row(
     spawn, imports, context, load = (p * rng.uniform(0.95, 1.05) for p in parts)
     device = worker.devices[0]
     return WorkerRow(
-        worker.name, life, number, worker.runner, pid=4000 + life, device_uuid=f"slot-{device}",
-        device_index=device, spawned_at_s=clock, spawn_s=spawn, import_s=imports, context_s=context, load_s=load,
-        compile_s=0.0, ready_at_s=clock + spawn + imports + context + load, cached_share=1.0,
-        allocated_peak_mib=costs.copy_mib, predicted_mib=costs.copy_mib,
-    )  # fmt: skip
+        worker.name,
+        life,
+        number,
+        worker.runner,
+        pid=4000 + life,
+        device_uuid=f"slot-{device}",
+        device_index=device,
+        spawned_at_s=clock,
+        spawn_s=spawn,
+        import_s=imports,
+        context_s=context,
+        load_s=load,
+        compile_s=0.0,
+        ready_at_s=clock + spawn + imports + context + load,
+        cached_share=1.0,
+        allocated_peak_mib=costs.copy_mib,
+        predicted_mib=costs.copy_mib,
+    )
 
 
 def _out_of_memory(walk, what, deployment, number, clock, oom_at, costs) -> None:
@@ -283,7 +330,7 @@ def _out_of_memory(walk, what, deployment, number, clock, oom_at, costs) -> None
                 0,
                 Status.OOM if oom else Status.CANCELLED,
                 error="slot budget (simulated) is full" if oom else "",
-            )  # fmt: skip
+            )
         )
     parts = _setup(max(walk.workers, key=lambda r: r.status == Status.OOM))
     _add_round(walk, 0, "cold", number, deployment, clock, end, {**parts, "stop": costs.stop_s}, Status.OOM)
@@ -300,12 +347,26 @@ def _step_row(
     prefill = costs.prefill_s * (1 + 0.1 * len(step.after)) * crowd * rng.uniform(0.97, 1.03)
     decode = costs.token_s * (costs.tokens - 1) * crowd * rng.uniform(0.97, 1.03)
     row = AgentRow(
-        rnd, "warm" if rnd else "cold", number, step.name, what.agents[step.agent].name, worker, life, Status.OK,
-        queued_at_s=queued, started_at_s=start, ended_at_s=start + prefill + decode + costs.framework_s,
-        queue_s=start - queued, prefill_s=prefill, decode_s=decode, framework_s=costs.framework_s,
-        ttft_s=start - queued + prefill, prompt_tokens=180 + 48 * len(step.after), output_tokens=costs.tokens,
+        rnd,
+        "warm" if rnd else "cold",
+        number,
+        step.name,
+        what.agents[step.agent].name,
+        worker,
+        life,
+        Status.OK,
+        queued_at_s=queued,
+        started_at_s=start,
+        ended_at_s=start + prefill + decode + costs.framework_s,
+        queue_s=start - queued,
+        prefill_s=prefill,
+        decode_s=decode,
+        framework_s=costs.framework_s,
+        ttft_s=start - queued + prefill,
+        prompt_tokens=180 + 48 * len(step.after),
+        output_tokens=costs.tokens,
         llm_calls=1,
-    )  # fmt: skip
+    )
     if fail and fail[0] == rnd and fail[1] == step.name:
         row.status, row.error = fail[2], fail[3]
         row.decode_s = row.output_tokens = None
@@ -339,7 +400,7 @@ def _renewed_round(walk, what, deployment, number, clock, costs, rng, fail) -> N
 
 
 def _round(walk, what, deployment: Deployment, number, rnd, clock, workers, setups, costs, rng, fail) -> None:
-    """One pass over the steps: each takes the first free place of its worker; agents there slow each other."""
+    """One pass over the steps, each in the first free place of its worker; agents there slow each other."""
     free = {w.name: [workers[w.name][1]] * w.concurrency for w in deployment.workers}
     done: dict[str, AgentRow] = {}
     before: dict[str, str | None] = {}
@@ -355,9 +416,10 @@ def _round(walk, what, deployment: Deployment, number, rnd, clock, workers, setu
         )
         done[step.name] = row
         before[step.name] = max(
-            (s for s in done if s != step.name and done[s].ended_at_s <= start), default=None,
+            (s for s in done if s != step.name and done[s].ended_at_s <= start),
+            default=None,
             key=lambda s: done[s].ended_at_s,
-        )  # fmt: skip
+        )
         free[name][place] = row.ended_at_s
         walk.agents.append(row)
     end = max(r.ended_at_s for r in done.values())
@@ -390,7 +452,7 @@ def _add_round(walk, rnd, phase, number, deployment, begin, end, parts, status) 
             **{f"{s}_s": v for s, v in parts.items()},
             idle_s=idle,
             status=status,
-        )  # fmt: skip
+        )
     )
 
 
@@ -409,6 +471,11 @@ def _samples(cell: Cell, walks: list[_Walk], end: float, costs: Costs) -> Iterab
             used = costs.copy_mib * sum(1 for d, a, b in held if d == device and a <= t < b)
             work = sum(1 for d, a, b in busy if d == device and a <= t < b)
             yield GpuRow(
-                t, f"slot-{device}", device, util_pct=100.0 * min(work, 1), used_mib=used,
-                free_mib=costs.budget_mib - used, ballast_mib=0.0,
-            )  # fmt: skip
+                t,
+                f"slot-{device}",
+                device,
+                util_pct=100.0 * min(work, 1),
+                used_mib=used,
+                free_mib=costs.budget_mib - used,
+                ballast_mib=0.0,
+            )

@@ -1,0 +1,362 @@
+"""results/report.html: one file that answers, then proves. No script, no network, no font of its own.
+
+This module turns tables and figures into plain data for template.html.j2; the template has no logic but
+loops. Text of models and programs is made inert here and escaped there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from crewbench import cells, drawing, inert, metrics, palette, verdict
+from crewbench.figures import TIMELINE
+from crewbench.records import Status
+from crewbench.report.glossary import GLOSSARY
+from crewbench.stats import Estimate
+from crewbench.tables import Manifest
+from crewbench.words import count, ended, interval, number
+
+HERE = Path(__file__).parent
+ROWS_MAX = 200
+"""Rows of one table in the page; the CSV files have them all."""
+
+HEADLINE = (
+    ("cold_s", "Cold"),
+    ("speedup_cold", "against sequential"),
+    ("warm_s", "Warm"),
+    ("speedup_warm", "against sequential"),
+    ("warm_ttft_s", "First token, warm"),
+    ("warm_tokens_per_s", "Crew, warm"),
+    ("cold_gpu_s", "{device}-seconds, cold"),
+    ("peak_mib", "Fullest {device}"),
+)
+"""Columns of the headline table: a metric of the summary and its heading."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure as the page shows it: two drawings of the same, one for each width."""
+
+    name: str
+    question: str
+    caption: str
+    description: list[str]
+    missing: str
+    wide: Markup
+    narrow: Markup
+
+
+def build(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Path) -> str:
+    """The page. Raises FileNotFoundError when figures.py has not run."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["count"] = count
+    return environment.get_template("template.html.j2").render(context(manifest, tables, figures))
+
+
+def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Path) -> dict[str, Any]:
+    """All that the template shows, as plain data."""
+    trials = tables["trials"]
+    setting = cells.headline_setting(trials)
+    look = manifest.config.get("report", {})
+    colours = palette.all_colours(look.get("palette", "colorblind"))
+    kind = "slot" if set(trials["device_kind"]) == {"slot"} else "gpu"
+    device = "slot" if kind == "slot" else "GPU"
+    drawn = [_figure(entry, figures) for entry in json.loads((figures / "figures.json").read_text())]
+    timelines = [f for f in drawn if f.name.startswith(TIMELINE.format(mode=""))]
+    here = cells.only(tables["summary"], setting)
+    elsewhere = tables["summary"].drop(here.index)
+    return {
+        "title": inert.excerpt(look.get("title", "Where should the models live?"), 120),
+        "style": Markup(
+            f":root{{color-scheme:light dark;{palette.css(colours, 'light')}}}"
+            f"@media (prefers-color-scheme:dark){{:root{{{palette.css(colours, 'dark')}}}}}"
+            + (HERE / "style.css").read_text(encoding="utf-8")
+        ),
+        "lead": _lead(manifest, trials, kind),
+        "setting": _setting_words(setting),
+        "warnings": _warnings(trials),
+        "answers": verdict.answers(tables),
+        "device": device,
+        "headline": _table(here, cells.common_workload(cells.only(trials, setting)), kind, ()),
+        "headings": _headings(device),
+        "elsewhere": _table(elsewhere, None, kind, cells.varying(tables["summary"])),
+        "figures": [f for f in drawn if f not in timelines],
+        "timelines": timelines,
+        "failed_trials": _failed_trials(trials, tables["agents"]),
+        "failed_attempts": _failed_attempts(tables["attempts"], trials, kind),
+        "skipped": _skipped(tables["skipped"], kind),
+        "tainted": _records(trials[trials["tainted"]], "trial_id", "host", "taints"),
+        "checks": _checks(trials, manifest.config.get("thresholds", {})),
+        "outputs": _outputs(tables["outputs"]),
+        "environment": _environment(tables["environment"], manifest),
+        "glossary": GLOSSARY,
+        "metrics": metrics.METRICS.values(),
+        "files": [(f"{name}.csv", len(frame)) for name, frame in tables.items()],
+        "rows_max": ROWS_MAX,
+    }
+
+
+def _figure(entry: Mapping[str, str], figures: Path) -> Figure:
+    name = entry["name"]
+    wide, narrow = (
+        Markup(
+            drawing.for_page((figures / f"{name}{suffix}.svg").read_text(encoding="utf-8"), f"{name}{suffix}")
+        )
+        if not entry["missing"]
+        else Markup("")
+        for suffix in ("", "-narrow")
+    )
+    said = [part for part in entry["description"].split("; ") if part]
+    return Figure(name, entry["question"], entry["caption"], said, entry["missing"], wide, narrow)
+
+
+def _lead(manifest: Manifest, trials: pd.DataFrame, kind: str) -> str:
+    model = manifest.model.get("name") or manifest.model.get("shape") or "a model"
+    hosts = trials["host"].nunique()
+    crews = sorted(set(trials["agents"]))
+    agents = f"{crews[0]} agents" if len(crews) == 1 else f"{crews[0]} to {crews[-1]} agents"
+    used = cells.devices(int(trials["gpus"].max()), kind).replace("slot", "CPU slot")
+    when = min((w for w in trials["started_wall"] if w), default="")[:10]
+    return (
+        f"{agents}, {count(trials['mode'].nunique(), 'mode')}, up to {used}, "
+        f"model {inert.excerpt(str(model), 60)}: "
+        f"{count(len(trials), 'trial')} on {count(hosts, 'host')}" + (f", from {when}." if when else ".")
+    )
+
+
+def _setting_words(setting: Mapping[str, Any]) -> str:
+    return (
+        f"{setting['agents']} agents, {setting['engine']} engine, {setting['start']} start, "
+        f"variant {setting['variant']}, host {inert.excerpt(str(setting['host']), 60)}"
+    )
+
+
+def _warnings(trials: pd.DataFrame) -> list[str]:
+    said = []
+    if trials["simulated_budget"].any():
+        said.append("Simulated budget: memory of CPU slots is kept by accounting, no memory was full.")
+    if trials["random_weights"].any():
+        said.append("Random weights: this measures speed and memory, not language.")
+    return said
+
+
+def _headings(device: str) -> list[tuple[str, str]]:
+    units = {"speedup_cold": "×", "speedup_warm": "×"}
+    return [
+        (text.format(device=device), units.get(name) or metrics.METRICS[name].unit.replace("GPU", device))
+        for name, text in HEADLINE
+    ]
+
+
+def _table(
+    summary: pd.DataFrame, common: str | None, kind: str, varying: Iterable[str]
+) -> list[dict[str, Any]]:
+    """Rows grouped by the work that they do, the common work first: groups are not compared for latency."""
+    if summary.empty:
+        return []
+    groups: dict[str, list[dict[str, Any]]] = {}
+    cut = 0
+    for key, rows in cells.in_order(summary).groupby(cells.WHERE, observed=True, sort=False):
+        cell = dict(zip(cells.WHERE, key, strict=True))
+        if sum(map(len, groups.values())) >= ROWS_MAX:
+            cut += 1
+            continue
+        by_metric = {r["metric"]: r for r in rows.to_dict("records")}
+        first = next(iter(by_metric.values()))
+        groups.setdefault(cell["workload"], []).append(
+            {
+                "mode": cell["mode"],
+                "title": cells.mode_title(cell["mode"]),
+                "detail": cells.label(cell, (*varying,), kind).removeprefix(
+                    cells.mode_title(cell["mode"]) + ", "
+                ),
+                "ok": f"{first['ok']} of {first['trials']}",
+                "bad": first["ok"] < first["trials"],
+                "ended": _endings(first),
+                "values": [_value(by_metric.get(name)) for name, _ in HEADLINE],
+            }
+        )
+    ordered = sorted(groups.items(), key=lambda group: group[0] != common)
+    return [
+        {
+            "work": "The same work" if work == common else "Other work, not compared",
+            "steps": inert.excerpt(work.replace("+", ", "), 80),
+            "rows": rows,
+            "cut": cut,
+        }
+        for work, rows in ordered
+    ]
+
+
+def _endings(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{row[s]} {ended(s)}" for s in Status if s is not Status.OK and row[s])
+
+
+def _value(row: Mapping[str, Any] | None) -> dict[str, str]:
+    """An estimate as two short texts, and why it is missing as a third."""
+    if row is None or row["estimate"] is None or row["estimate"] != row["estimate"]:
+        return {
+            "value": "–",
+            "interval": "",
+            "why": (row or {}).get("note", "not compared") or "not measured",
+        }
+    found = Estimate(
+        row["estimate"], *(None if row[n] != row[n] else row[n] for n in ("low", "high")), row["n"]
+    )
+    return {
+        "value": number(found.value),
+        "interval": interval(found) if found.has_interval else f"n = {found.n}",
+        "why": "",
+    }
+
+
+def _records(rows: pd.DataFrame, *names: str) -> list[dict[str, Any]]:
+    return rows[list(names)].head(ROWS_MAX).to_dict("records")
+
+
+def _failed_trials(trials: pd.DataFrame, agents: pd.DataFrame) -> list[dict[str, Any]]:
+    """Trials that did not work, each with the agents that failed in it."""
+    bad = trials[trials["status"] != Status.OK]
+    shown = cells.in_order(bad).head(ROWS_MAX)
+    steps = agents[agents["trial_id"].isin(shown["trial_id"])]
+    steps = steps[steps["status"].isin([Status.OOM, Status.TIMEOUT, Status.ERROR])]
+    rows = []
+    for trial in shown.to_dict("records"):
+        ours = cells.only(steps, {"trial_id": trial["trial_id"], "host": trial["host"]})
+        rows.append(
+            {
+                "trial_id": trial["trial_id"],
+                "mode": trial["mode"],
+                "ended": ended(trial["status"]),
+                "error": inert.excerpt(trial["error"], 300),
+                "steps": f"{trial['steps_failed']} of {trial['steps']}",
+                "who": _who(ours),
+            }
+        )
+    return rows
+
+
+def _who(steps: pd.DataFrame) -> str:
+    """Who failed and in which rounds, in words."""
+    said = []
+    for (agent, status), rows in steps.groupby(["agent", "status"], sort=False):
+        rounds = ", ".join(str(r) for r in sorted(set(rows["round"])))
+        said.append(f"{str(agent).replace('_', ' ')} {ended(status)} in round {rounds}")
+    return inert.excerpt("; ".join(said), 400)
+
+
+def _failed_attempts(attempts: pd.DataFrame, trials: pd.DataFrame, kind: str) -> list[dict[str, Any]]:
+    """Attempts that failed on the way to one that worked or was the last, by mode and number of devices."""
+    if attempts.empty:
+        return []
+    merged = attempts.merge(
+        trials[["trial_id", "host", "attempts", "start"]], on=["trial_id", "host", "start"]
+    )
+    earlier = merged[merged["attempt"] < merged["attempts"] - 1]
+    rows = []
+    for (mode, gpus, status), group in earlier.groupby(["mode", "gpus_used", "status"], sort=True):
+        rows.append(
+            {
+                "mode": mode,
+                "name": cells.mode_title(mode),
+                "devices": cells.devices(int(gpus), kind),
+                "ended": ended(status),
+                "times": len(group),
+                "mean_s": number(group["duration_s"].mean()),
+                "mean_gpu_s": number(group["gpu_s"].mean()),
+                "error": inert.excerpt(group["error"].iloc[0], 200),
+            }
+        )
+    return rows
+
+
+def _skipped(skipped: pd.DataFrame, kind: str) -> list[dict[str, str]]:
+    rows = []
+    for cell in skipped.head(ROWS_MAX).to_dict("records"):
+        known = {"gpus": 1, "mode": "", **cell}
+        extra = [n for n in ("agents", "engine", "start", "variant") if n in cell]
+        rows.append(
+            {"name": cells.label(known, extra, kind), "reason": inert.excerpt(str(cell["reason"]), 300)}
+        )
+    return rows
+
+
+def _checks(trials: pd.DataFrame, thresholds: Mapping[str, float]) -> list[tuple[str, str]]:
+    """What speaks for and against trusting the numbers."""
+    limit = 100 * thresholds.get("idle_share", 0.02)
+    unexplained = trials["unexplained_pct"].dropna()
+    over = int((unexplained > limit).sum())
+    worst = "not measured" if unexplained.empty else f"{unexplained.max():.2f} % at worst"
+    samples, late, errors = (
+        pd.to_numeric(trials[n], errors="coerce").fillna(0).sum()
+        for n in ("samples", "samples_late", "sample_errors")
+    )
+    return [
+        ("Makespan that no stage explains", f"{worst}; {count(over, 'trial')} over {number(limit)} %"),
+        (
+            "Samples of the devices",
+            f"{int(samples):,}, of them {int(late):,} late and {int(errors):,} in error",
+        ),
+        ("Tainted trials", f"{int(trials['tainted'].sum())} of {len(trials)}"),
+        ("CPU pressure", _pressure(trials)),
+    ]
+
+
+def _pressure(trials: pd.DataFrame) -> str:
+    """Seconds in which some task waited for a CPU, and what a hypervisor took, over the trials' sum."""
+    known = [json.loads(p) for p in trials["pressure"] if p]
+    said = [
+        f"{number(sum(p[key] for p in known if key in p))} s {text}"
+        for key, text in (
+            ("cpu_some_s", "with a task waiting for a core"),
+            ("steal_s", "taken by a hypervisor"),
+        )
+        if any(key in p for p in known)
+    ]
+    return ", ".join(said) + ", over all trials" if said else "not recorded"
+
+
+def _outputs(outputs: pd.DataFrame) -> list[dict[str, Any]]:
+    groups = []
+    for mode, rows in outputs.groupby("mode", sort=False):
+        said = [
+            {
+                "agent": str(r["agent"]).replace("_", " "),
+                "step": str(r["step"]),
+                "text": inert.excerpt(str(r["text"]), 300),
+            }
+            for r in rows.to_dict("records")
+        ]
+        groups.append({"mode": mode, "name": cells.mode_title(mode), "said": said})
+    return groups
+
+
+def _environment(environment: pd.DataFrame, manifest: Manifest) -> list[dict[str, Any]]:
+    groups = [
+        {
+            "host": inert.excerpt(str(host), 60),
+            "facts": [(r["key"], r["value"], r["trials"]) for r in rows.head(ROWS_MAX).to_dict("records")],
+            "trials": int(rows["trials"].max()),
+        }
+        for host, rows in environment.groupby("host", sort=True)
+    ]
+    model = [
+        (key, inert.excerpt(str(value), 200), None)
+        for key, value in manifest.model.items()
+        if value is not None
+    ]
+    return [{"host": "", "facts": model, "trials": 0}, *groups]

@@ -1,0 +1,36 @@
+"""The report's words, each in a sentence."""
+
+from __future__ import annotations
+
+from crewbench.records import STAGES
+
+GLOSSARY = (
+    ("agent", "One of the crew's members: a CrewAI agent with a role, a goal and a backstory."),
+    ("mode", "How the agents are deployed: which workers hold a copy of the model where, and what they run."),
+    ("worker", "A process that holds one copy of the model on its devices."),
+    ("cell", "One point of the study: mode, number of devices, agents, engine, start state and variant."),
+    ("trial", "One repeat of a cell, in processes of its own. The trial is what is counted: n is trials."),
+    ("round", "One pass of the crew's work. Round 0 is cold, the others warm, on the same loaded workers."),
+    ("cold, warm", "Cold includes starting processes and loading the model; warm does not."),
+    (
+        "start state",
+        "What round 0 starts from: disk (new process, weights not in the page cache), process (new process, "
+        "weights in the page cache), zygote (forked from a process that has done the imports).",
+    ),
+    ("makespan", "From the start of a round to its last answer, in seconds."),
+    ("stages", "Disjoint parts of a makespan along its critical path: " + ", ".join(STAGES) + "."),
+    ("attempt", "One try of a mode that has several; auto-expansion adds a device after an out-of-memory."),
+    (
+        "interval",
+        "95 % interval of a geometric mean (Student's t on logarithms); a ratio's, paired by repeat.",
+    ),
+    (
+        "not told apart",
+        "The interval of the ratio includes 1. Nothing is called significant under 5 repeats.",
+    ),
+    (
+        "tainted",
+        "A trial that met something that may have slowed it, such as another program; kept and named.",
+    ),
+    ("simulated budget", "The memory of a CPU slot is an account that is kept, not memory that is full."),
+)
