@@ -82,11 +82,12 @@ class Companion:
 
     def kill(self) -> None:
         """End it if it is still there, and reap it."""
-        if self._process is None:
+        process, self._process, self._heard = self._process, None, b""
+        if process is None:
             return
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
             try:
                 pipe.close()
             except OSError:
@@ -94,7 +95,7 @@ class Companion:
 
     def _tell(self, text: str) -> None:
         if self._process is None:
-            raise CompanionError(f"{self.module} was never started")
+            raise CompanionError(f"{self.module} does not run")
         self._process.stdin.write(text.encode())
         self._process.stdin.flush()
 
