@@ -17,6 +17,8 @@ from typing import Any
 from crewbench import modes, provenance
 from crewbench.checkpoint import files, footprint, manifest
 from crewbench.deployment import Deployment
+from crewbench.devices import nvml
+from crewbench.devices.ballast import Ballast, ballasts
 from crewbench.devices.inventory import list_devices
 from crewbench.devices.lease import lease
 from crewbench.devices.sampler import Sampler
@@ -38,6 +40,7 @@ RUNNERS = {"process": "crewbench.execute.process:ProcessRunner"}
 """Where each runner is. A runner takes a Setup and has `start`, `zygote_s` and `taints`."""
 
 MIB = 2**20
+MEMORY_FREE_S = 60.0
 
 
 def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
@@ -85,6 +88,16 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
             scratch=scratch,
             lease_fds=leased.fds,
         )
+        ballast: dict[str, Ballast] = {}
+        if spec.memory_mib is not None and not simulated:
+            ballast = held.enter_context(ballasts(leased.devices, spec.memory_mib))
+        free_mib = {} if simulated else nvml.free_mib([d.uuid for d in leased.devices])
+
+        def memory_free() -> None:
+            """A dead process's GPU memory comes back a moment later; a slot's is gone with its process."""
+            if free_mib and not nvml.wait_until_free(free_mib, MEMORY_FREE_S):
+                taints.append(f"memory of a failed attempt was not seen free within {MEMORY_FREE_S:.0f} s")
+
         runners = {name: _runner(name, setup) for name in _runners(attempts)}
         sampler = Sampler(
             path=out / "gpu.csv",
@@ -93,13 +106,14 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
             hz=spec.sampler_hz,
             zero_s=zero_s,
             ledger=ledger,
+            ballast_mib={uuid: b.mib for uuid, b in ballast.items()},
         )
         bench = Bench(
             devices=leased.devices,
             start=lambda worker, devices, life, attempt: runners[worker.runner].start(
                 worker, devices, life, attempt
             ),
-            memory_free=lambda devices: None,
+            memory_free=memory_free,
             agents=spec.agents,
             tasks={t.name: t for t in spec.tasks},
             warm_rounds=spec.warm_rounds,
@@ -115,19 +129,25 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
         except files.PageCacheError as error:
             records = refused(attempts[0], spec, str(error), time.monotonic() - zero_s)
         finally:
-            sampled = sampler.stop()
+            sampled = sampler.stop([b.pid for b in ballast.values() if b.pid])
         pressure = provenance.pressure_since(before)
         if leased.shared_host:
             taints.append("another trial ran on this host at the same time")
         for runner in runners.values():
             taints.extend(runner.taints)
+        taints.extend(f"a process of somebody else was on {uuid}" for uuid in sampled["foreign"])
 
     longest = max((len(p) + len(o) for x in records.outputs for p, o in x.calls), default=0)
     for row in records.workers:
-        held = attempts[row.attempt - 1].worker(row.worker)
-        sequences = min(held.concurrency, cell.agents)
+        placed = attempts[row.attempt - 1].worker(row.worker)
+        sequences = min(placed.concurrency, cell.agents)
         predicted = footprint.predicted_mib(model, longest, sequences, dtype=spec.dtype)
-        row.predicted_mib = predicted / len(held.devices)
+        row.predicted_mib = predicted / len(placed.devices)
+        peak = sampled["process_peak_mib"].get(row.device_uuid, {}).get(row.pid)
+        if simulated:
+            row.allocated_peak_mib = peak
+        else:
+            row.nvml_process_peak_mib = peak
     write_csv(out / "agents.csv", AgentRow, identity, records.agents)
     write_csv(out / "workers.csv", WorkerRow, identity, records.workers)
     write_csv(out / "rounds.csv", RoundRow, identity, records.rounds)

@@ -41,11 +41,11 @@ class Handle(Protocol):
 @dataclass(frozen=True, slots=True)
 class Bench:
     """What a Deployment needs of the world. `start(worker, devices, life, attempt)` starts a worker;
-    `memory_free(devices)` returns once the memory of dead workers is seen free."""
+    `memory_free()` returns once the memory of dead workers is seen free."""
 
     devices: tuple[Device, ...]
     start: Callable[[Worker, tuple[Device, ...], int, int], Handle]
-    memory_free: Callable[[tuple[Device, ...]], None]
+    memory_free: Callable[[], None]
     agents: tuple[AgentSpec, ...]
     tasks: Mapping[str, TaskSpec]
     warm_rounds: int
@@ -391,7 +391,7 @@ class _Attempt:
                 fate = state.life.failure if state.life else None
                 state.status = fate.status if fate else Status.CANCELLED
                 state.error = fate.error if fate else "the attempt ended before it could start"
-        self.bench.memory_free(self.bench.devices)
+        self.bench.memory_free()
 
     # ---- records
 
