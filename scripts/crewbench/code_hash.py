@@ -1,16 +1,17 @@
-"""A hash of the code that can change a measurement, for rule `trial`'s params.
+"""Hashes of code for the rules' params: Snakemake does not track imported modules.
 
-Snakemake does not track imported modules. This hashes the syntax tree of each file below without its
-docstrings, so an edited comment or docstring reruns nothing and an edited statement reruns every trial.
-What a mode does is hashed by the Deployments that it makes (matrix.deployments8), so an edited mode reruns
-that mode alone.
+A file counts by its syntax tree without docstrings, so an edited comment or docstring reruns nothing and an
+edited statement reruns what it can change. For trials that is a list, TRIAL; what a mode does is hashed by
+the Deployments that it makes (matrix.deployments8), so an edited mode reruns that mode alone. For tables,
+figures and the report it is all that their script imports.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parent.parent
@@ -62,14 +63,56 @@ def files(patterns: Iterable[str], scripts: Path = SCRIPTS) -> list[Path]:
 
 def code_hash(patterns: Iterable[str], scripts: Path = SCRIPTS) -> str:
     """Sixteen hex digits over what the files say in code. SyntaxError for a file that is not Python."""
+    return _hash(files(patterns, scripts), scripts)
+
+
+def script_hash(name: str, scripts: Path = SCRIPTS) -> str:
+    """The same over a script, all of the project that it imports, and what lies beside an imported
+    package's code (templates, style sheets)."""
+    code = imports(scripts / f"{name}.py", scripts)
+    packages = {p.parent for p in code if p.name == "__init__.py" and p.parent.name == name}
+    beside = {p for d in packages for p in d.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    return _hash(sorted(code | beside), scripts)
+
+
+def _hash(paths: Iterable[Path], scripts: Path) -> str:
     total = hashlib.sha256()
-    for path in files(patterns, scripts):
-        total.update(
-            f"{path.relative_to(scripts)}\0{statements(path.read_text(encoding='utf-8'))}\0".encode()
-        )
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
+        said = statements(text) if path.suffix == ".py" else text
+        total.update(f"{path.relative_to(scripts)}\0{said}\0".encode())
     return total.hexdigest()[:16]
 
 
+def imports(start: Path, scripts: Path = SCRIPTS) -> set[Path]:
+    """A file of the project and all others that it imports, directly or not, anywhere in their code."""
+    found: set[Path] = set()
+    todo = [start]
+    while todo:
+        path = todo.pop()
+        if path not in found:
+            found.add(path)
+            todo += _imported(path, scripts)
+    return found
+
+
+def _imported(path: Path, scripts: Path) -> Iterator[Path]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            words = name.split(".")
+            if words[0] == "crewbench":
+                places = [scripts.joinpath(*words[:n]) for n in range(1, len(words) + 1)]
+                candidates = [*(p / "__init__.py" for p in places), places[-1].with_suffix(".py")]
+                yield from (p for p in candidates if p.is_file())
+
+
+@cache
 def statements(source: str) -> str:
     """A module's syntax tree as text, without docstrings, comments or places."""
     tree = ast.parse(source)

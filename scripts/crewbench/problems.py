@@ -109,6 +109,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "the file"
         what = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
+        began = getattr(error, "context_mark", None)
+        if began and mark and began.line != mark.line:
+            what += f" ({error.context} that begins on line {began.line + 1})"
         line = text.splitlines()[mark.line].strip() if mark and mark.line < len(text.splitlines()) else None
         raise ConfigError(
             str(path), [Problem(where, f"is not YAML: {what}", shown(line) if line else None)]

@@ -1,12 +1,11 @@
 """The hash of the measuring code: blind to words, awake to statements, and complete."""
 
-import ast
 import shutil
 
 import pytest
 
 from crewbench import code_hash
-from crewbench.code_hash import MODEL, SCRIPTS, TRIAL, UNMEASURED, files, statements
+from crewbench.code_hash import MODEL, SCRIPTS, TRIAL, UNMEASURED, files, imports, statements
 
 SOURCE = '''
 """A module."""
@@ -81,47 +80,55 @@ def test_a_pattern_that_fits_nothing_is_an_error(copy):
         files(["crewbench/gone.py"], copy)
 
 
-def imported(path):
-    """The project's files that a file imports, anywhere in it."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        for name in names:
-            if name.split(".")[0] == "crewbench":
-                place = SCRIPTS.joinpath(*name.split("."))
-                yield from (p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file())
-                parents = [SCRIPTS.joinpath(*name.split(".")[:n]) for n in range(1, name.count(".") + 1)]
-                yield from (p / "__init__.py" for p in parents if (p / "__init__.py").is_file())
-
-
-def closure(start):
-    found, todo = set(), [start]
-    while todo:
-        path = todo.pop()
-        if path not in found:
-            found.add(path)
-            todo += imported(path)
-    return found
-
-
 def test_what_a_trial_imports_is_hashed_or_named_as_not_measuring():
     unmeasured = tuple(str(SCRIPTS / name) for name in UNMEASURED)
     hashed = set(files(TRIAL))
     unknown = {
-        p for p in closure(SCRIPTS / "trial.py") if p not in hashed and not str(p).startswith(unmeasured)
+        p for p in imports(SCRIPTS / "trial.py") if p not in hashed and not str(p).startswith(unmeasured)
     }
     assert {str(p.relative_to(SCRIPTS)) for p in unknown} == set()
 
 
 def test_what_builds_the_model_is_hashed():
     hashed = set(files(MODEL))
-    built = {p for p in closure(SCRIPTS / "model.py") if p.name != "__init__.py" or "checkpoint" in p.parts}
+    built = {p for p in imports(SCRIPTS / "model.py") if p.name != "__init__.py" or "checkpoint" in p.parts}
     assert built <= hashed
 
 
 def test_what_is_named_as_not_measuring_exists():
     assert all((SCRIPTS / name).exists() and why for name, why in UNMEASURED.items())
+
+
+@pytest.mark.parametrize(
+    ("script", "files_seen"),
+    [
+        ("tables", {"crewbench/tables.py", "crewbench/records.py"}),
+        ("figures", {"crewbench/figures.py", "crewbench/tables.py"}),
+        ("report", {"crewbench/report/__init__.py"}),
+    ],
+)
+def test_a_script_is_hashed_with_all_that_it_imports(copy, script, files_seen):
+    before = code_hash.script_hash(script, copy)
+    for name in files_seen:
+        path = copy / name
+        text = path.read_text()
+        path.write_text(text + "\n# a comment\n")
+        assert code_hash.script_hash(script, copy) == before
+        path.write_text(text + "\nADDED = 1\n")
+        assert code_hash.script_hash(script, copy) != before
+        path.write_text(text)
+
+
+def test_the_reports_templates_are_hashed_with_it(copy):
+    before = code_hash.script_hash("report", copy)
+    template = next(p for p in (copy / "crewbench/report").rglob("*") if p.suffix not in (".py", ""))
+    template.write_text(template.read_text() + "\n")
+    assert code_hash.script_hash("report", copy) != before
+    assert code_hash.script_hash("figures", copy) == code_hash.script_hash("figures")
+
+
+def test_an_edited_figure_leaves_the_tables_alone(copy):
+    before = code_hash.script_hash("tables", copy)
+    path = copy / "crewbench/figures.py"
+    path.write_text(path.read_text() + "\nADDED = 1\n")
+    assert code_hash.script_hash("tables", copy) == before

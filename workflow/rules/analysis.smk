@@ -19,6 +19,7 @@ rule tables:
     conda:
         "../../envs/crewbench.yaml"
     params:
+        code=code_hash.script_hash("tables"),
         study=matrix.digest(MATRIX.study()),
     shell:
         script("tables", "--matrix {input.matrix} --out {output}")
@@ -42,6 +43,7 @@ rule figures:
     conda:
         "../../envs/crewbench.yaml"
     params:
+        code=code_hash.script_hash("figures"),
         report=MATRIX.config.report.model_dump(),
         thresholds=MATRIX.config.thresholds.model_dump(),
     shell:

@@ -18,6 +18,7 @@ rule report:
     conda:
         "../../envs/crewbench.yaml"
     params:
+        code=code_hash.script_hash("report"),
         report=MATRIX.config.report.model_dump(),
         thresholds=MATRIX.config.thresholds.model_dump(),
     shell:
