@@ -12,6 +12,7 @@ import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from uuid import UUID
 
 from crewbench.devices.companion import Companion, CompanionError, Post
 from crewbench.devices.inventory import Device, DeviceError, TooLittleMemory
@@ -89,6 +90,10 @@ class Cuda:
         self._call("cuInit", ctypes.c_uint(0))
         device, context = ctypes.c_int(), ctypes.c_void_p()
         self._call("cuDeviceGet", ctypes.byref(device), ctypes.c_int(0))
+        number = (ctypes.c_ubyte * 16)()
+        self._call("cuDeviceGetUuid_v2", number, device)
+        self.uuid = str(UUID(bytes=bytes(number)))
+        """The device's, without the "GPU-" or "MIG-" that NVML puts before it."""
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
         self._call("cuCtxSetCurrent", context)
 
@@ -137,6 +142,9 @@ def main() -> None:
 
         before_mib = nvml.free_mib([uuid])[uuid]
         cuda = Cuda()
+        if not uuid.endswith(cuda.uuid):
+            post.say({"error": f"CUDA shows device {cuda.uuid}, wanted {uuid}"})
+            return
         if cuda.free() < budget:
             post.say({"too_little_mib": cuda.free() / MIB})
             return

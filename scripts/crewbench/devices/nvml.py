@@ -21,6 +21,7 @@ _LACKING = (
     nvml.NVMLError_NoPermission,
     nvml.NVMLError_InvalidArgument,
     nvml.NVMLError_NotFound,
+    nvml.NVMLLibraryMismatchError,
 )
 
 THROTTLE_REASONS = {
