@@ -134,53 +134,59 @@ def make_trial(
         clock = walk.end_s + 0.2
         if walk.rounds[0].status != Status.OOM:
             break
-    last = walks[-1]
     rows = {
         "agents.csv": [r for w in walks for r in w.agents],
         "workers.csv": [r for w in walks for r in w.workers],
         "rounds.csv": [r for w in walks for r in w.rounds],
         "gpu.csv": list(_samples(cell, walks, clock, costs)),
     }
+    return write_trial(root, what, who, rows, taints=taints, order=order)
+
+
+def write_trial(
+    root: Path,
+    what: Spec,
+    who: Identity,
+    rows: dict[str, list],
+    *,
+    taints: Iterable[str] = (),
+    order: int = 0,
+    texts: dict[str, str] | None = None,
+) -> dict[str, str]:
+    """Writes a trial's files from its rows, trial.json last, and gives its line of the manifest.
+
+    `texts` are what agents said; others say something harmless."""
     here = root / who.trial_id / what.spec8
     here.mkdir(parents=True)
     for name, row_type in FILES.items():
-        write_csv(here / name, row_type, who, rows[name])
+        write_csv(here / name, row_type, who, rows.get(name, []))
     with open(here / "outputs.jsonl", "w", encoding="utf-8") as out:
-        for row in rows["agents.csv"]:
+        for row in rows.get("agents.csv", []):
             if row.status == Status.OK:
-                said = {
-                    "round": row.round,
-                    "attempt": row.attempt,
-                    "step": row.step,
-                    "agent": row.agent,
-                    "text": f"token soup of {row.agent}",
-                    "prompt_ids": [1, 2],
-                    "output_ids": [3],
-                }
-                out.write(json.dumps({"trial_id": who.trial_id, **said}) + "\n")
-    write_trial_json(here, what, who, last, walks, taints, order, host)
-    return {"trial_id": who.trial_id, "spec8": what.spec8, "dir": str(here)}
-
-
-def write_trial_json(here, what, who, last, walks, taints, order, host) -> None:
-    names = [*FILES, "outputs.jsonl"]
+                text = (texts or {}).get(row.agent, f"token soup of {row.agent}")
+                said = {"round": row.round, "attempt": row.attempt, "step": row.step, "agent": row.agent}
+                ids = {"prompt_ids": [1, 2], "output_ids": [3]}
+                out.write(json.dumps({"trial_id": who.trial_id, **said, "text": text, **ids}) + "\n")
+    rounds = rows["rounds.csv"]
+    last = max((r.attempt for r in rounds), default=0)
     record = {
         "trial_id": who.trial_id,
         "spec8": what.spec8,
         "spec": asdict(what),
         "identity": asdict(who),
         "workload": list(modes.get(who.mode).attempts(what.cell))[-1].workload,
-        "status": Status.worst(r.status for r in last.rounds),
+        "status": Status.worst(r.status for r in rounds if r.attempt == last),
         "started_wall": "2026-11-22T10:00:00+00:00",
         "zero_wall_s": 1.0e9 + 60 * order,
         "zero_monotonic_s": 60.0 * order,
-        "host": host,
+        "host": who.host,
         "environment": {
-            "versions": {"python": "3.11.2", "torch": "2.13.0", "crewai": "1.15.30"},
+            "python": "3.11.2",
+            "packages": {"torch": "2.13.0", "crewai": "1.15.30"},
             "cpu": "Two slow cores",
             "cores": 2,
-            "kernel": "6.1",
-            "git": {"commit": "0" * 40, "dirty": False},
+            "commit": "0" * 40,
+            "modified": False,
         },
         "devices": [
             {
@@ -199,10 +205,11 @@ def write_trial_json(here, what, who, last, walks, taints, order, host) -> None:
         "taints": list(taints),
         "sampler": {"samples": 100, "late": 1, "errors": 0},
         "pressure": {"cpu_some_s": 0.4, "memory_some_s": 0.0},
-        "attempts": [{"attempt": i, "status": w.rounds[0].status} for i, w in enumerate(walks)],
-        "files": {n: hashlib.sha256((here / n).read_bytes()).hexdigest() for n in names},
+        "attempts": [],
+        "files": {n: hashlib.sha256((here / n).read_bytes()).hexdigest() for n in (*FILES, "outputs.jsonl")},
     }
     (here / "trial.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    return {"trial_id": who.trial_id, "spec8": what.spec8, "dir": str(here)}
 
 
 def make_results(

@@ -35,7 +35,7 @@ HEADLINE = (
     ("speedup_warm", "against sequential"),
     ("warm_ttft_s", "First token, warm"),
     ("warm_tokens_per_s", "Crew, warm"),
-    ("cold_gpu_s", "{device}-seconds, cold"),
+    ("cold_gpu_s", "Cost, cold"),
     ("peak_mib", "Fullest {device}"),
 )
 """Columns of the headline table: a metric of the summary and its heading."""
