@@ -18,7 +18,7 @@ def hard(mode, **options):
     """A config whose steps take long enough to be interrupted."""
     return {
         "warm_rounds": 1,
-        "generation": {"output_tokens": 1500},
+        "generation": {"output_tokens": 500},
         "runs": [{"mode": mode, "agents": 2, **options}],
     }
 
@@ -92,7 +92,7 @@ class Running:
 def test_a_worker_killed_while_loading_or_generating_is_a_row_and_the_others_go_on(study, when):
     running = Running(study(hard("parallel", gpus=2)), rf"worker1 .*: {when}")
     if when == "ready":
-        time.sleep(0.2)  # into its 1,500 tokens; any moment of them will do
+        time.sleep(0.2)  # into its 500 tokens; any moment of them will do
     os.kill(running.worker, signal.SIGKILL)
     code, survivors = running.finish()
     assert (code, survivors) == (0, [])
