@@ -167,11 +167,34 @@ def _left(labels: Sequence[str], canvas: Canvas) -> float:
     return 0.12 if canvas.narrow else 0.25 + drawing.text_width_in(labels, 9)
 
 
-def _interval(ax: Axes, estimate: stats.Estimate, y: float, colour: str) -> None:
-    """The geometric mean as a bar across, its interval as a line."""
+def _spread(ax: Axes, values: pd.Series, y: float, colour: str, hollow: bool, limit: float) -> stats.Estimate:
+    """Every trial as a point, their geometric mean as a bar across with its value, its interval as a line.
+
+    `limit` is where the axis ends: two trials can have an interval of a factor of thousands."""
+    estimate = _estimate(values)
+    _points(ax, values, y, colour, hollow)
+    reach = values.max()
     if estimate.has_interval:
-        ax.plot([estimate.low, estimate.high], [y, y], color=colour, lw=1.6, solid_capstyle="butt", zorder=2)
+        reach = max(reach, min(estimate.high, limit))
+        ax.plot([estimate.low, min(estimate.high, limit)], [y, y], color=colour, lw=1.6, zorder=2)
+        if estimate.high > limit:
+            ax.plot([limit], [y], marker=">", ms=5, color=colour, clip_on=False)
     ax.plot([estimate.value] * 2, [y - 0.13, y + 0.13], color=_INK, lw=1.6, zorder=4)
+    ax.annotate(
+        seconds(estimate.value),
+        (reach, y),
+        xytext=(7, 0),
+        textcoords="offset points",
+        va="center",
+        size=8.5,
+        color=_INK,
+    )
+    return estimate
+
+
+def _end_of_axis(values: Iterable[float]) -> float:
+    """A little beyond the largest value: intervals that reach further are cut there."""
+    return 1.12 * max((v for v in values if not math.isnan(v)), default=1.0)
 
 
 def _points(ax: Axes, values: pd.Series, y: float, colour: str, hollow: bool) -> None:
@@ -215,6 +238,8 @@ def cold_warm(study: Study, canvas: Canvas) -> Drawn:
         note=study.notes(),
     )
     ax, said = sheet.axes[0], []
+    worked = study.trials[study.trials["status"] == Status.OK]
+    limit = _end_of_axis([*worked["cold_s"], *worked["warm_s"]])
     for i, (cell, trials) in enumerate(rows):
         ok = trials[trials["status"] == Status.OK]
         words = []
@@ -225,19 +250,7 @@ def cold_warm(study: Study, canvas: Canvas) -> Drawn:
             values = ok[column].dropna()
             if values.empty:
                 continue
-            estimate = _estimate(values)
-            colour = canvas.mode(cell["mode"])
-            _points(ax, values, y, colour, hollow)
-            _interval(ax, estimate, y, colour)
-            ax.annotate(
-                seconds(estimate.value),
-                (max(values.max(), estimate.high or 0), y),
-                xytext=(7, 0),
-                textcoords="offset points",
-                va="center",
-                size=8.5,
-                color=_INK,
-            )
+            estimate = _spread(ax, values, y, canvas.mode(cell["mode"]), hollow, limit)
             words.append(f"{column[:4]} {seconds(estimate.value)}")
         if not words:
             words = [_outcome(trials)]
@@ -252,7 +265,7 @@ def cold_warm(study: Study, canvas: Canvas) -> Drawn:
             )
         said.append(f"{labels[i]}: {', '.join(words)}")
     lines.draw(ax)
-    ax.set_xlim(left=0)
+    ax.set_xlim(0, limit)
     drawing.x_grid(ax, "makespan of one round, seconds")
     caption = (
         "Makespan of one round of the crew in seconds: cold (round 0, from the first process started to the "
@@ -580,25 +593,17 @@ def starts(study: Study, canvas: Canvas) -> Drawn:
         note=study.notes(),
     )
     ax, said = sheet.axes[0], []
+    limit = _end_of_axis(v for *_, values in rows for v in values)
     for i, (mode, _, start, values) in enumerate(rows):
         if values.empty:
             continue
-        resident, estimate = start == "resident", _estimate(values)
-        _points(ax, values, lines.at(i), canvas.mode(mode), resident)
-        _interval(ax, estimate, lines.at(i), canvas.mode(mode))
-        ax.annotate(
-            seconds(estimate.value),
-            (max(values.max(), estimate.high or 0), lines.at(i)),
-            xytext=(7, 0),
-            textcoords="offset points",
-            va="center",
-            size=8.5,
-        )
+        resident = start == "resident"
+        estimate = _spread(ax, values, lines.at(i), canvas.mode(mode), resident, limit)
         said.append(f"{labels[i]} {seconds(estimate.value)} (n = {len(values)})")
         if resident and i + 1 < len(rows):
             ax.axhline(i + 1, color=_RULE, lw=0.8)
     lines.draw(ax)
-    ax.set_xlim(left=0)
+    ax.set_xlim(0, limit)
     drawing.x_grid(ax, "makespan of one round, seconds")
     caption = (
         "Cold makespan in seconds by start state: disk (weights evicted from the page cache), process (new "
@@ -694,6 +699,11 @@ def timeline(study: Study, canvas: Canvas, mode: str) -> Drawn:
     agents, workers, rounds, samples = (
         cells.only(study.tables[n], ours) for n in ("agents", "workers", "rounds", "samples")
     )
+    zero = rounds["started_at_s"].min()
+    agents, workers, rounds, samples = (
+        f.assign(**{c: f[c] - zero for c in f if c.endswith("_at_s")})
+        for f in (agents, workers, rounds, samples)
+    )
     people = list(dict.fromkeys(agents["agent"]))
     devices = sorted(samples["device_index"].unique())
     if canvas.narrow:
@@ -707,7 +717,7 @@ def timeline(study: Study, canvas: Canvas, mode: str) -> Drawn:
         question,
         [row * max(len(people), 1), thin * max(len(devices), 1), thin * max(len(devices), 1)],
         left=0.62 if canvas.narrow else _left([*names, *places], canvas),
-        right=0.15 if canvas.narrow else 1.15,
+        right=0.15 if canvas.narrow else 1.35,
         gap=0.4,
         heading=0.24,
         legend=[
@@ -721,19 +731,21 @@ def timeline(study: Study, canvas: Canvas, mode: str) -> Drawn:
     top, middle, low = sheet.axes
     _agents_panel(top, people, names, agents, workers, canvas, mode)
     end = max(rounds["ended_at_s"].max(), agents["ended_at_s"].max() if len(agents) else 0)
-    begin = min(0.0, rounds["started_at_s"].min())
     _rounds_marked(sheet.axes, rounds, top)
     budget = "simulated budget" if trial["simulated_budget"] else "whole budget"
     _devices_panel(middle, samples, devices, places, "used_mib", canvas, mode, end)
-    _devices_panel(low, samples, devices, places, "util_pct", canvas, mode, end)
+    top_util = samples["util_pct"].max()
+    full = 100.0 * max(1, math.ceil(top_util / 100 - 0.1)) if top_util == top_util else 100.0
+    _devices_panel(low, samples, devices, places, "util_pct", canvas, mode, end, full)
     middle.set_title(f"memory in use: a full row is the {budget}", loc="left", size=8.5, color=_QUIET)
-    low.set_title("utilisation: a full row is 100 %", loc="left", size=8.5, color=_QUIET)
+    of_core = " of a core" if study.kind == "slot" else ""
+    low.set_title(f"utilisation: a full row is {full:.0f} %{of_core}", loc="left", size=8.5, color=_QUIET)
     for ax in sheet.axes:
-        ax.set_xlim(begin, end * 1.01)
+        ax.set_xlim(-0.01 * end, end * 1.01)
         if ax is not low:
             ax.set_xticklabels([])
         ax.grid(axis="x")
-    low.set_xlabel("seconds from the trial's start", loc="left")
+    low.set_xlabel("seconds from the first round's start", loc="left")
     caption = (
         f"One trial, repeat {trial['repeat']} of {study.label(trial)} ({study.setting_words()}): "
         + (
@@ -863,8 +875,8 @@ def _rounds_marked(axes: Sequence[Axes], rounds: pd.DataFrame, top: Axes) -> Non
         texts = [f"warm {r['round']}", str(r["round"])]
         if r["round"] == 0:
             failed = "" if r["status"] == Status.OK else f": {ended(r['status'])}"
-            number_ = r["attempt"] + 1
-            texts = [f"attempt {number_}{failed}", f"attempt {number_}", f"{number_}"] if several else []
+            mine = r["attempt"]
+            texts = [f"attempt {mine}{failed}", f"attempt {mine}", f"{mine}"] if several else []
             texts += [f"cold{failed}", "cold"]
         share = r["makespan_s"] / (rounds["ended_at_s"].max() - rounds["started_at_s"].min())
         room = share * (top.get_position().width * top.figure.get_figwidth()) / 0.062
@@ -889,12 +901,12 @@ def _devices_panel(
     canvas: Canvas,
     mode: str,
     end: float,
+    full: float = 100.0,
 ) -> None:
     """One row per device: how full it is over time, as a share of its budget or of 100 %."""
     for i, device in enumerate(devices):
-        rows = samples[(samples["device_index"] == device) & (samples["t_at_s"] <= end * 1.01)]
+        rows = samples[(samples["device_index"] == device) & samples["t_at_s"].between(0, end * 1.01)]
         values = rows[column].to_numpy(dtype=float)
-        full = 100.0
         if column == "used_mib":
             budget = (rows["used_mib"] + rows["free_mib"]).max()
             full = budget if budget > 0 else np.nanmax(values, initial=1.0)
@@ -936,7 +948,7 @@ def _corners(at: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def _timeline_words(agents: pd.DataFrame, rounds: pd.DataFrame) -> str:
     said = [
         f"{'warm round ' + str(r['round']) if r['round'] else 'cold round'}"
-        f"{', attempt ' + str(r['attempt'] + 1) if rounds['attempt'].nunique() > 1 else ''}: "
+        f"{', attempt ' + str(r['attempt']) if rounds['attempt'].nunique() > 1 else ''}: "
         f"{'worked' if r['status'] == Status.OK else ended(r['status'])}, "
         f"{seconds(r['makespan_s'])}"
         for r in rounds.to_dict("records")

@@ -14,6 +14,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
 from types import UnionType
@@ -250,8 +251,7 @@ def trial_row(trial: Trial, devices: list[dict[str, Any]]) -> dict[str, Any]:
         "steps": len(steps),
         "steps_failed": sum(a.status != Status.OK for a in steps),
         "output_tokens_per_round": max(tokens, default=None),
-        "order": record.get("order"),
-        "started_wall": str(record.get("started_wall", "")),
+        "started_wall": _wall(record.get("anchor") or {}),
         "zygote_s": record.get("zygote_s"),
         "samples": sampler.get("samples"),
         "samples_late": sampler.get("late"),
@@ -291,6 +291,12 @@ def trial_row(trial: Trial, devices: list[dict[str, Any]]) -> dict[str, Any]:
         ),
         "gpus_used": float(cold.gpus_used) if cold_ok else None,
     }
+
+
+def _wall(anchor: Mapping[str, float]) -> str:
+    """When the trial's zero was, in UTC."""
+    at = anchor.get("zero_wall_s")
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds") if at is not None else ""
 
 
 def _excerpt(errors: list[str]) -> str:
@@ -392,6 +398,7 @@ def attempt_rows(trial: Trial) -> list[dict[str, Any]]:
                 "gpu_s": metrics.gpu_seconds([(cold.gpus_used, cold.makespan_s)]),
                 "steps_ok": sum(a.status == Status.OK for a in steps),
                 "steps_failed": sum(a.status != Status.OK for a in steps),
+                "last": attempt == max(r.attempt for r in trial.rounds),
                 "workers_oom": len({(w.worker, w.worker_life) for w in workers if w.status == Status.OOM}),
                 "error": _excerpt(errors),
             }

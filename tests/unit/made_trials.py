@@ -128,7 +128,7 @@ def make_trial(
     what, who = spec(cell, repeat, warm_rounds, costs), identity(cell, repeat, host)
     rng = random.Random(f"{who.trial_id}{host}")
     clock, walks = 0.1, []
-    for number, deployment in enumerate(modes.get(cell.mode).attempts(cell)):
+    for number, deployment in enumerate(modes.get(cell.mode).attempts(cell), start=1):
         walk = _attempt(what, deployment, number, clock, warm_rounds, costs, rng, fail)
         walks.append(walk)
         clock = walk.end_s + 0.2
@@ -176,10 +176,7 @@ def write_trial(
         "identity": asdict(who),
         "workload": list(modes.get(who.mode).attempts(what.cell))[-1].workload,
         "status": Status.worst(r.status for r in rounds if r.attempt == last),
-        "started_wall": "2026-11-22T10:00:00+00:00",
-        "zero_wall_s": 1.0e9 + 60 * order,
-        "zero_monotonic_s": 60.0 * order,
-        "host": who.host,
+        "anchor": {"host": who.host, "zero_wall_s": 1.0e9 + 60 * order, "zero_monotonic_s": 60.0 * order},
         "environment": {
             "python": "3.11.2",
             "packages": {"torch": "2.13.0", "crewai": "1.15.30"},
@@ -201,11 +198,9 @@ def write_trial(
         "simulated_budget": True,
         "random_weights": True,
         "zygote_s": 5.5 if who.start == "zygote" else None,
-        "order": order,
         "taints": list(taints),
         "sampler": {"samples": 100, "late": 1, "errors": 0},
         "pressure": {"cpu_some_s": 0.4, "memory_some_s": 0.0},
-        "attempts": [],
         "files": {n: hashlib.sha256((here / n).read_bytes()).hexdigest() for n in (*FILES, "outputs.jsonl")},
     }
     (here / "trial.json").write_text(json.dumps(record, indent=1), encoding="utf-8")

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ONE = {"agents": 2, "engine": "eager", "start": "zygote"}
 
 
-def agent(rnd: int, name: str, start: float, end: float, *, attempt: int = 0, **fields) -> AgentRow:
+def agent(rnd: int, name: str, start: float, end: float, *, attempt: int = 1, **fields) -> AgentRow:
     """A step of 21 tokens that queued from 1.0 on, and whose last half second was decoding."""
     row = AgentRow(
         rnd, "warm" if rnd else "cold", attempt, name, name, "worker0", 0, Status.OK,
@@ -31,7 +31,7 @@ def agent(rnd: int, name: str, start: float, end: float, *, attempt: int = 0, **
     return row
 
 
-def a_round(rnd: int, start: float, end: float, *, attempt: int = 0, gpus: int = 1, **fields) -> RoundRow:
+def a_round(rnd: int, start: float, end: float, *, attempt: int = 1, gpus: int = 1, **fields) -> RoundRow:
     return RoundRow(rnd, "warm" if rnd else "cold", attempt, gpus, start, end, end - start, **fields)
 
 
@@ -48,26 +48,26 @@ def hand_made(root: Path) -> dict[str, str]:
     rows = {
         "rounds.csv": [
             a_round(0, 1.0, 3.0, status=Status.OOM),
-            a_round(0, 4.0, 10.0, attempt=1, gpus=2, idle_s=0.06),
-            a_round(1, 10.0, 12.0, attempt=1, gpus=2),
-            a_round(2, 12.0, 16.0, attempt=1, gpus=2, idle_s=0.08),
+            a_round(0, 4.0, 10.0, attempt=2, gpus=2, idle_s=0.06),
+            a_round(1, 10.0, 12.0, attempt=2, gpus=2),
+            a_round(2, 12.0, 16.0, attempt=2, gpus=2, idle_s=0.08),
         ],
         "agents.csv": [
-            AgentRow(0, "cold", 0, "agent0", "agent0", "worker0", 0, Status.CANCELLED),
-            AgentRow(0, "cold", 0, "agent1", "agent1", "worker1", 0, Status.OOM, error="budget is full"),
-            agent(0, "agent0", 5.0, 9.0, attempt=1),
-            agent(0, "agent1", 7.0, 10.0, attempt=1),
-            agent(1, "agent0", 10.0, 12.0, attempt=1, ttft_s=0.25),
-            agent(1, "agent1", 10.0, 11.0, attempt=1, ttft_s=0.75),
-            agent(2, "agent0", 12.0, 16.0, attempt=1, ttft_s=0.25),
-            agent(2, "agent1", 12.0, 16.0, attempt=1, ttft_s=0.75),
+            AgentRow(0, "cold", 1, "agent0", "agent0", "worker0", 0, Status.CANCELLED),
+            AgentRow(0, "cold", 1, "agent1", "agent1", "worker1", 0, Status.OOM, error="budget is full"),
+            agent(0, "agent0", 5.0, 9.0, attempt=2),
+            agent(0, "agent1", 7.0, 10.0, attempt=2),
+            agent(1, "agent0", 10.0, 12.0, attempt=2, ttft_s=0.25),
+            agent(1, "agent1", 10.0, 11.0, attempt=2, ttft_s=0.75),
+            agent(2, "agent0", 12.0, 16.0, attempt=2, ttft_s=0.25),
+            agent(2, "agent1", 12.0, 16.0, attempt=2, ttft_s=0.75),
         ],
         "workers.csv": [
-            WorkerRow("worker0", 0, 0, "process", device_uuid="slot-0", device_index=0),
-            WorkerRow("worker1", 0, 0, "process", device_uuid="slot-0", device_index=0, status=Status.OOM,
-                      error="budget is full"),
             WorkerRow("worker0", 0, 1, "process", device_uuid="slot-0", device_index=0),
-            WorkerRow("worker1", 0, 1, "process", device_uuid="slot-1", device_index=1),
+            WorkerRow("worker1", 0, 1, "process", device_uuid="slot-0", device_index=0, status=Status.OOM,
+                      error="budget is full"),
+            WorkerRow("worker0", 0, 2, "process", device_uuid="slot-0", device_index=0),
+            WorkerRow("worker1", 0, 2, "process", device_uuid="slot-1", device_index=1),
         ],
         "gpu.csv": [
             row

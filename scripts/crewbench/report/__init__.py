@@ -97,7 +97,7 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
         "figures": [f for f in drawn if f not in timelines],
         "timelines": timelines,
         "failed_trials": _failed_trials(trials, tables["agents"]),
-        "failed_attempts": _failed_attempts(tables["attempts"], trials, kind),
+        "failed_attempts": _failed_attempts(tables["attempts"], kind),
         "skipped": _skipped(tables["skipped"], kind),
         "tainted": _records(trials[trials["tainted"]], "trial_id", "host", "taints"),
         "checks": _checks(trials, manifest.config.get("thresholds", {})),
@@ -259,14 +259,11 @@ def _who(steps: pd.DataFrame) -> str:
     return inert.excerpt("; ".join(said), 400)
 
 
-def _failed_attempts(attempts: pd.DataFrame, trials: pd.DataFrame, kind: str) -> list[dict[str, Any]]:
+def _failed_attempts(attempts: pd.DataFrame, kind: str) -> list[dict[str, Any]]:
     """Attempts that failed on the way to one that worked or was the last, by mode and number of devices."""
     if attempts.empty:
         return []
-    merged = attempts.merge(
-        trials[["trial_id", "host", "attempts", "start"]], on=["trial_id", "host", "start"]
-    )
-    earlier = merged[merged["attempt"] < merged["attempts"] - 1]
+    earlier = attempts[~attempts["last"]]
     rows = []
     for (mode, gpus, status), group in earlier.groupby(["mode", "gpus_used", "status"], sort=True):
         rows.append(
@@ -312,8 +309,19 @@ def _checks(trials: pd.DataFrame, thresholds: Mapping[str, float]) -> list[tuple
             f"{int(samples):,}, of them {int(late):,} late and {int(errors):,} in error",
         ),
         ("Tainted trials", f"{int(trials['tainted'].sum())} of {len(trials)}"),
+        ("Zygotes, not part of any cold makespan", _zygotes(trials)),
         ("CPU pressure", _pressure(trials)),
     ]
+
+
+def _zygotes(trials: pd.DataFrame) -> str:
+    """What preparing the zygotes cost: it is recorded and never called saved."""
+    known = pd.to_numeric(trials["zygote_s"], errors="coerce").dropna()
+    return (
+        f"{number(known.median())} s to start, median of {count(len(known), 'trial')}"
+        if len(known)
+        else "none"
+    )
 
 
 def _pressure(trials: pd.DataFrame) -> str:
