@@ -40,6 +40,12 @@ rule all:
         [f"{trial.dir}/trial.json" for trial in MATRIX],
 
 
+# The scripts read the manifest. It is no rule's output: Snakemake does not look for other changes in what
+# depends on a job that must run, so that behind `ancient` a new trial would wait for the next call.
+onstart:
+    matrix.write(MATRIX)
+
+
 onsuccess:
     print(f"The report: {os.path.abspath(rules.report.output.page)}")
 

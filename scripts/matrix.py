@@ -1,9 +1,9 @@
-"""Rule `matrix`: write the manifest that every later rule reads.
+"""Write the manifest that every rule reads, as the workflow does when it starts.
 
     matrix.py --config '{"runs": [...], ...}' --gpus 0 --out results/matrix.json
     matrix.py --read config/mistral-7b.yaml
 
---config is the merged config that Snakemake has, as JSON; a path to a YAML file does as well. --read only
+--config is a whole config as JSON, or a path to a YAML file. --read only
 looks whether a file is whole: Snakemake itself does not say where YAML is broken.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -28,7 +27,6 @@ def main() -> int:
     source.add_argument("--config", help="JSON text, or a YAML file")
     source.add_argument("--read", type=Path, help="a YAML file to read, and write nothing")
     parser.add_argument("--gpus", type=int, help="GPUs of this machine (default: look)")
-    parser.add_argument("--digest", help="stop unless the manifest has this digest")
     parser.add_argument("--out", type=Path, default=Path(matrix.MANIFEST), help="the manifest")
     arguments = parser.parse_args()
     try:
@@ -41,16 +39,7 @@ def main() -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    manifest = made.manifest()
-    if arguments.digest not in (None, matrix.digest(manifest)):
-        print(
-            "The crew's files or the model changed while the workflow started: run it again", file=sys.stderr
-        )
-        return 2
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    new = arguments.out.with_name(f".{arguments.out.name}.{os.getpid()}")
-    new.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    os.replace(new, arguments.out)
+    matrix.write(made, arguments.out)
     print(f"{len(made)} trials, {len(made.skipped)} cells skipped -> {arguments.out}")
     return 0
 

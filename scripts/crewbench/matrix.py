@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
@@ -318,14 +319,18 @@ class Matrix:
             inputs=plan.inputs,
         )
 
-    def trial(self, trial_id: str) -> Trial:
-        """MatrixError when the matrix has no such trial."""
-        try:
-            return self.trials[trial_id]
-        except KeyError:
+    def trial(self, trial_id: str, spec8: str | None = None) -> Trial:
+        """MatrixError when the matrix has no such trial, or not with that hash."""
+        found = self.trials.get(trial_id)
+        if found is None:
             raise MatrixError(
                 f"no trial {trial_id!r} in this matrix of {len(self)} trials: ids are in {MANIFEST}"
-            ) from None
+            )
+        if spec8 not in (None, found.spec8):
+            raise MatrixError(
+                f"{trial_id} is {found.spec8} with this config, not {spec8}: ask for {found.dir}"
+            )
+        return found
 
     def spec(self, trial_id: str) -> Spec:
         """The trial's Spec, rebuilt. MatrixError when it is not the one that the matrix was made with."""
@@ -395,11 +400,10 @@ class Matrix:
             "skipped": [{**_cell_row(s.cell), "reason": s.reason} for s in self.skipped],
         }
 
-    def study(self) -> dict[str, Any]:
-        """The manifest without what only changes how results are shown."""
+    def wanted(self) -> dict[str, Any]:
+        """The part of the manifest that the tables are made from."""
         manifest = self.manifest()
-        shown = ("report", "thresholds")
-        return {**manifest, "config": {k: v for k, v in manifest["config"].items() if k not in shown}}
+        return {name: manifest[name] for name in ("trials", "skipped")}
 
 
 def _cell_row(cell: Cell) -> dict[str, Any]:
@@ -413,6 +417,17 @@ def _cell(row: Mapping[str, Any]) -> Cell:
 def digest(value: Any) -> str:
     """Sixteen hex digits of the SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+def write(matrix: Matrix, path: str | Path = MANIFEST) -> None:
+    """Leave the manifest at `path`, whole or not at all, and untouched where it says the same already."""
+    path, text = Path(path), json.dumps(matrix.manifest(), indent=1) + "\n"
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)
 
 
 def read(path: str | Path = MANIFEST) -> Matrix:

@@ -4,7 +4,6 @@
 
 rule tables:
     input:
-        matrix=ancient(rules.matrix.output),
         trials=[f"{trial.dir}/trial.json" for trial in MATRIX],
     output:
         report(
@@ -19,15 +18,15 @@ rule tables:
     conda:
         "../../envs/crewbench.yaml"
     params:
+        matrix=matrix.MANIFEST,
         code=code_hash.script_hash("tables"),
-        study=matrix.digest(MATRIX.study()),
+        trials=matrix.digest(MATRIX.wanted()),
     shell:
-        script("tables", "--matrix {input.matrix} --out {output}")
+        script("tables", "--matrix {params.matrix} --out {output}")
 
 
 rule figures:
     input:
-        matrix=ancient(rules.matrix.output),
         tables=rules.tables.output,
     output:
         report(
@@ -43,8 +42,10 @@ rule figures:
     conda:
         "../../envs/crewbench.yaml"
     params:
+        matrix=matrix.MANIFEST,
         code=code_hash.script_hash("figures"),
-        report=MATRIX.config.report.model_dump(),
+        palette=MATRIX.config.report.palette,
+        png_dpi=MATRIX.config.report.png_dpi,
         thresholds=MATRIX.config.thresholds.model_dump(),
     shell:
-        script("figures", "--matrix {input.matrix} --tables {input.tables} --out {output}")
+        script("figures", "--matrix {params.matrix} --tables {input.tables} --out {output}")

@@ -1,34 +1,9 @@
-# The manifest that every script reads, and the model that the trials load.
-
-
-localrules:
-    matrix,
-
-
-rule matrix:
-    output:
-        matrix.MANIFEST,
-    log:
-        "results/logs/matrix.log",
-    conda:
-        "../../envs/crewbench.yaml"
-    params:
-        # All that the manifest says: it is written again when, and only when, it would say something else.
-        digest=matrix.digest(MATRIX.manifest()),
-        config=matrix.canonical_json(config),
-        gpus=MATRIX.devices.count if MATRIX.devices.kind == "gpu" else 0,
-    shell:
-        script(
-            "matrix",
-            "--config {params.config:q} --gpus {params.gpus} --digest {params.digest} --out {output}",
-        )
+# The model that the trials load: built, or checked where it is, and described by a manifest.
 
 
 rule model:
-    input:
-        # The manifest changes more often than the model does, whose directory carries a hash of its section.
-        matrix=ancient(rules.matrix.output),
     output:
+        # The directory carries a hash of the config's model section.
         manifest=f"{MATRIX.model.dir}/manifest.json",
     log:
         f"results/logs/model/{MATRIX.model.model_id}.log",
@@ -40,6 +15,7 @@ rule model:
         runtime=60,
     params:
         dir=lambda wildcards, output: os.path.dirname(output.manifest),
+        matrix=matrix.MANIFEST,
         code=code_hash.code_hash(code_hash.MODEL),
     shell:
-        script("model", "--matrix {input.matrix} --out {params.dir}")
+        script("model", "--matrix {params.matrix} --out {params.dir}")

@@ -3,7 +3,6 @@
 
 rule report:
     input:
-        matrix=ancient(rules.matrix.output),
         tables=rules.tables.output,
         figures=rules.figures.output,
     output:
@@ -18,11 +17,12 @@ rule report:
     conda:
         "../../envs/crewbench.yaml"
     params:
+        matrix=matrix.MANIFEST,
         code=code_hash.script_hash("report"),
-        report=MATRIX.config.report.model_dump(),
-        thresholds=MATRIX.config.thresholds.model_dump(),
+        # The page may show anything that the manifest says.
+        manifest=matrix.digest(MATRIX.manifest()),
     shell:
         script(
             "report",
-            "--matrix {input.matrix} --tables {input.tables} --figures {input.figures} --out {output.page}",
+            "--matrix {params.matrix} --tables {input.tables} --figures {input.figures} --out {output.page}",
         )

@@ -13,7 +13,6 @@ wildcard_constraints:
 
 rule trial:
     input:
-        matrix=ancient(rules.matrix.output),
         model=rules.model.output.manifest,
     output:
         record=f"{TRIAL_DIR}/trial.json",
@@ -24,7 +23,7 @@ rule trial:
         outputs=f"{TRIAL_DIR}/outputs.jsonl",
     log:
         "results/logs/trial/{trial}/{spec}.log",
-    priority: lambda wildcards: MATRIX.trial(wildcards.trial).priority
+    priority: lambda wildcards: MATRIX.trial(wildcards.trial, wildcards.spec).priority
     # A second try would hide that the first one failed.
     retries: 0
     conda:
@@ -38,7 +37,8 @@ rule trial:
         mem_mb=lambda wildcards: MATRIX.resources(wildcards.trial)["mem_mb"],
         runtime=lambda wildcards: MATRIX.resources(wildcards.trial)["runtime"],
     params:
+        matrix=matrix.MANIFEST,
         dir=lambda wildcards, output: os.path.dirname(output.record),
         code=lambda wildcards: f"{MEASURING_CODE}-{MATRIX.deployments8(wildcards.trial)}",
     shell:
-        script("trial", "--matrix {input.matrix} --trial {wildcards.trial} --out {params.dir}")
+        script("trial", "--matrix {params.matrix} --trial {wildcards.trial} --out {params.dir}")
