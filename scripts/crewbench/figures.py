@@ -100,14 +100,16 @@ class Study:
             if name not in without and name in self.setting
         )
 
+    def budget_note(self) -> str:
+        """What stands wherever the memory of slots shows."""
+        simulated = self.tables["trials"]["simulated_budget"].any()
+        return "Memory of CPU slots is a simulated budget." if simulated else ""
+
     def notes(self, memory: bool = False) -> str:
-        """What a caption must say of this study's data."""
-        trials, notes = self.tables["trials"], []
-        if memory and trials["simulated_budget"].any():
-            notes.append("Memory of CPU slots is a simulated budget.")
-        if trials["random_weights"].any():
-            notes.append("Random weights: measures speed and memory, not language.")
-        return " ".join(notes)
+        """What a figure that stands alone must say of this study's data."""
+        random = self.tables["trials"]["random_weights"].any()
+        words = "Random weights: measures speed and memory, not language." if random else ""
+        return f"{self.budget_note() if memory else ''} {words}".strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,7 @@ def _groups(study: Study, rows: Sequence[tuple]) -> list[str]:
 
 
 def _left(labels: Sequence[str], canvas: Canvas) -> float:
-    return 0.12 if canvas.narrow else 0.25 + drawing.text_width_in(labels, 9)
+    return 0.12 if canvas.narrow else 0.25 + min(3.4, drawing.text_width_in(labels, 9))
 
 
 def _spread(ax: Axes, values: pd.Series, y: float, colour: str, hollow: bool, limit: float) -> stats.Estimate:
@@ -351,10 +353,10 @@ def stages(study: Study, canvas: Canvas) -> Drawn:
         )
     caption = (
         "Seconds in each stage along the critical path, so that they add up to the makespan; what no stage "
-        "explains is idle. Means over the trials that worked; "
+        "explains is idle. Arithmetic means over the trials that worked; "
         f"{study.setting_words()}; {_count(study.trials)}."
     )
-    return _drawn("stages", sheet, caption, "; ".join(said), study.notes())
+    return _drawn("stages", sheet, caption, "; ".join(said))
 
 
 def _stage_means(study: Study, trials: pd.DataFrame, phase: str) -> dict[str, float] | None:
@@ -490,7 +492,7 @@ def scaling(study: Study, canvas: Canvas) -> Drawn:
         f"{study.device}-seconds here, paired by repeat; 100 % is perfect. {study.setting_words()}; "
         f"{_count(chosen)}."
     )
-    return _drawn("scaling", sheet, caption, "; ".join(said), study.notes())
+    return _drawn("scaling", sheet, caption, "; ".join(said))
 
 
 def attempts(study: Study, canvas: Canvas) -> Drawn:
@@ -561,7 +563,7 @@ def attempts(study: Study, canvas: Canvas) -> Drawn:
         + (f"On average {'; '.join(per_count)}. " if per_count else "No attempt failed. ")
         + f"{study.setting_words()}; n = {len(trials)} trials."
     )
-    return _drawn("attempts", sheet, caption, "; ".join(said), study.notes(memory=True))
+    return _drawn("attempts", sheet, caption, "; ".join(said), study.budget_note())
 
 
 def starts(study: Study, canvas: Canvas) -> Drawn:
@@ -611,7 +613,7 @@ def starts(study: Study, canvas: Canvas) -> Drawn:
         "counted), and the warm round on resident workers. Start states are never pooled. "
         f"{study.setting_words('start')}; every trial a point."
     )
-    return _drawn("starts", sheet, caption, "; ".join(said), study.notes())
+    return _drawn("starts", sheet, caption, "; ".join(said))
 
 
 def memory(study: Study, canvas: Canvas) -> Drawn:
@@ -681,7 +683,7 @@ def memory(study: Study, canvas: Canvas) -> Drawn:
         f"Peak memory in use on each {study.device} that held a worker, in MiB, a point per trial and "
         f"{study.device}: peaks are never added up. {study.setting_words()}; {_count(study.trials)}."
     )
-    return _drawn("memory", sheet, caption, "; ".join(said), study.notes(memory=True))
+    return _drawn("memory", sheet, caption, "; ".join(said), study.budget_note())
 
 
 # Timelines ---------------------------------------------------------------------------------------
@@ -710,7 +712,7 @@ def timeline(study: Study, canvas: Canvas, mode: str) -> Drawn:
         row, thin = 0.3, 0.2
     else:
         row, thin = 0.24, 0.2
-    names = [str(p).replace("_", " ") for p in people]
+    names = [drawing.plain(str(p).replace("_", " "), 32) for p in people]
     places = [f"{study.device} {int(d)}" for d in devices]
     sheet = Sheet(
         canvas,
@@ -758,7 +760,7 @@ def timeline(study: Study, canvas: Canvas, mode: str) -> Drawn:
     return Drawn(
         name,
         question,
-        f"{caption} {study.notes()}".strip(),
+        f"{caption} {study.budget_note()}".strip(),
         _timeline_words(agents, rounds),
         sheet.figure,
     )

@@ -46,7 +46,7 @@ def interval(estimate: Estimate) -> str:
     """Its interval "[2.01, 2.09]", or why there is none. One of a factor over 100 says only that."""
     if estimate.has_interval:
         if estimate.low > 0 and estimate.high > 100 * estimate.low:
-            return "[over a factor of 100]"
+            return "very wide"
         return f"[{number(estimate.low)}, {number(estimate.high)}]"
     return f"({estimate.reason})"
 

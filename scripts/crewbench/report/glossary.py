@@ -22,7 +22,8 @@ GLOSSARY = (
     ("attempt", "One try of a mode that has several; auto-expansion adds a device after an out-of-memory."),
     (
         "interval",
-        "95 % interval of a geometric mean (Student's t on logarithms); a ratio's, paired by repeat.",
+        "95 % interval of a geometric mean (Student's t on logarithms); a ratio's, paired by repeat. Very "
+        "wide: its ends are more than 100 times apart, so n says little.",
     ),
     (
         "not told apart",

@@ -1,0 +1,336 @@
+"""The figures: what they show, that they can be read by everybody, and that nothing breaks them."""
+
+import itertools
+import json
+import re
+import xml.etree.ElementTree as ET
+
+import made_trials
+import numpy as np
+import pandas as pd
+import pytest
+
+from crewbench import cells, drawing, figures, palette, tables
+from crewbench.drawing import Canvas
+from crewbench.records import STAGES, Status
+from crewbench.trial import Cell
+
+ONE = {"agents": 8, "engine": "eager", "start": "zygote"}
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def study_of(lines, root) -> figures.Study:
+    manifest = tables.read_manifest(made_trials.write_manifest(root, lines))
+    return figures.Study(tables.build(manifest), {"scaling_efficiency": 0.5})
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> figures.Study:
+    """Every mode three times, one agent that timed out, one cell that never fitted."""
+    root = tmp_path_factory.mktemp("study")
+    fail = (1, "agent3", Status.TIMEOUT, "no answer within 60 s")
+    lines = [
+        made_trials.make_trial(root / "trials", cell, repeat, warm_rounds=1)
+        for repeat in (1, 2, 3)
+        for cell in [*made_trials.study_cells(), Cell("parallel", 2, **ONE)]
+        if cell.mode != "shared"
+    ]
+    lines += [
+        made_trials.make_trial(root / "trials", Cell("shared", 1, **ONE), r, fail=fail, warm_rounds=1)
+        for r in (1, 2, 3)
+    ]
+    return study_of(lines, root)
+
+
+@pytest.fixture(scope="module")
+def written(study, tmp_path_factory):
+    out = tmp_path_factory.mktemp("figures")
+    figures.write(study, out, png_dpi=40)
+    return out
+
+
+@pytest.fixture
+def draw(study):
+    """Draws a figure for a test and closes it afterwards."""
+    drawn = []
+
+    def one(function, canvas=None, *more, of=study):
+        drawn.append(function(of, canvas or Canvas(), *more))
+        return drawn[-1]
+
+    yield one
+    for each in drawn:
+        if each.figure:
+            drawing.close(each.figure)
+
+
+def texts(drawn) -> list[str]:
+    from matplotlib.text import Text
+
+    return [t.get_text() for t in drawn.figure.findobj(Text) if t.get_text()]
+
+
+# What they show ------------------------------------------------------------------------------------
+
+
+def test_every_trial_that_worked_is_a_point_cold_and_warm(study, draw):
+    axes = draw(figures.cold_warm).figure.axes[0]
+    points = sum(len(c.get_offsets()) for c in axes.collections)
+    assert points == 2 * (study.trials["status"] == Status.OK).sum()
+
+
+def test_cells_that_do_other_work_stand_apart_and_say_so(draw):
+    for function in (figures.cold_warm, figures.stages):
+        said = texts(draw(function))
+        order = [t for t in said if t in ("the same work", "other work, not compared")]
+        assert order[:2] == ["the same work", "other work, not compared"]
+        assert said.index("Sequential, 1 slot") < said.index("other work, not compared")
+        assert said.index("other work, not compared") < said.index("Cooperative chain, 1 slot")
+
+
+def test_a_cell_that_never_worked_is_shown_with_how_it_ended(draw):
+    assert "out of memory (3 of 3)" in texts(draw(figures.cold_warm))
+
+
+def test_stages_add_up_to_the_mean_makespan(study, draw):
+    cold, warm = draw(figures.stages).figure.axes
+    worked = study.trials[study.trials["status"] == Status.OK]
+    for axes, column in ((cold, "cold_s"), (warm, "warm_s")):
+        width: dict[float, float] = {}
+        for bar in axes.patches:
+            middle = round(bar.get_y() + bar.get_height() / 2, 3)
+            width[middle] = width.get(middle, 0.0) + bar.get_width()
+        expected = worked.groupby(["mode", "gpus"])[column].mean()
+        assert sorted(width.values()) == pytest.approx(sorted(expected), rel=1e-6)
+
+
+def test_failed_attempts_are_a_part_of_the_cold_bar_of_their_own(draw):
+    assert "failed attempts" in texts(draw(figures.stages))
+
+
+def test_attempts_show_how_many_devices_each_had_and_what_it_cost(draw):
+    drawn = draw(figures.attempts)
+    assert texts(drawn).count("3") >= 3
+    assert re.search(r"1 slot failed 3 of 3 times at [\d.]+ s and [\d.]+ slot-seconds", drawn.caption)
+    assert "3 slots worked" in drawn.description
+
+
+def test_scaling_shows_where_it_failed_and_its_threshold(draw):
+    drawn = draw(figures.scaling)
+    assert "threshold 50 %" in texts(drawn)
+    assert "2 slots: out of memory (3 of 3)" in drawn.description
+
+
+def test_start_states_stand_side_by_side_with_the_resident_round(draw):
+    labels = [t for t in texts(draw(figures.starts)) if t.startswith("Parallel, 8 slots")]
+    assert labels == [f"Parallel, 8 slots: {s}" for s in ("process", "zygote", "resident")]
+
+
+def test_memory_has_one_point_per_trial_and_device(study, draw):
+    axes = draw(figures.memory).figure.axes[0]
+    devices = cells.only(study.tables["devices"], study.setting)
+    assert sum(len(c.get_offsets()) for c in axes.collections) == devices["in_use"].sum()
+
+
+def test_an_agent_that_timed_out_is_seen_in_its_row(draw):
+    drawn = draw(figures.timeline, Canvas(), "shared")
+    assert "timed out" in texts(drawn)
+    assert "data_engineer timed out in round 1" in drawn.description
+
+
+def test_a_timeline_says_which_repeat_it_shows(draw):
+    assert re.search(
+        r"repeat \d of Parallel, 8 slots .* the one with the median cold makespan",
+        draw(figures.timeline, Canvas(), "parallel").caption,
+    )
+
+
+def test_a_timeline_has_every_agent_and_every_device(draw):
+    said = texts(draw(figures.timeline, Canvas(), "parallel"))
+    assert {role.lower() for role in made_trials.ROLES} <= set(said)
+    assert [t for t in said if t.startswith("slot ")] == [f"slot {i}" for i in range(8)] * 2
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_memory_of_slots_is_called_simulated_wherever_it_shows(draw, narrow):
+    for drawn in (draw(figures.memory, Canvas(narrow)), draw(figures.timeline, Canvas(narrow), "parallel")):
+        assert any("simulated budget" in t for t in texts(drawn))
+        assert "simulated budget" in drawn.caption
+
+
+def test_a_figure_that_stands_alone_says_that_weights_are_random(written):
+    for file in written.glob("*.svg"):
+        if not file.stem.endswith("-narrow"):
+            assert "not language" in file.read_text(), file.name
+
+
+def test_a_very_wide_interval_does_not_push_the_points_together(tmp_path, draw):
+    cell = Cell("shared", 1, **ONE)
+    slow = made_trials.Costs(token_s=0.2)
+    lines = [made_trials.make_trial(tmp_path, cell, 1), made_trials.make_trial(tmp_path, cell, 2, costs=slow)]
+    axes = draw(figures.cold_warm, of=study_of(lines, tmp_path)).figure.axes[0]
+    largest = max(c.get_offsets()[:, 0].max() for c in axes.collections)
+    assert axes.get_xlim()[1] < 1.3 * largest
+
+
+# Missing data --------------------------------------------------------------------------------------
+
+
+def test_a_figure_without_data_says_why(tmp_path):
+    one = study_of([made_trials.make_trial(tmp_path, Cell("sequential", 1, **ONE), 1)], tmp_path)
+    out = tmp_path / "figures"
+    names = figures.write(one, out, png_dpi=40)
+    index = {entry["name"]: entry for entry in json.loads((out / "figures.json").read_text())}
+    assert list(index) == names
+    assert "auto_expand was not run" in index["attempts"]["missing"]
+    assert "several numbers of slots" in index["scaling"]["missing"]
+    assert "several start states" in index["starts"]["missing"]
+    for name in names:
+        assert (out / f"{name}.svg").exists()
+        assert (out / f"{name}-narrow.svg").exists()
+        assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "Not measured: auto_expand was not run" in (out / "attempts.svg").read_text()
+
+
+def test_a_study_in_which_nothing_worked_is_drawn(tmp_path):
+    nothing = study_of([made_trials.make_trial(tmp_path, Cell("parallel", 1, **ONE), 1)], tmp_path)
+    figures.write(nothing, tmp_path / "figures", png_dpi=40)
+    assert "out of memory (1 of 1)" in (tmp_path / "figures" / "cold_warm.svg").read_text()
+
+
+def test_samples_that_were_lost_are_not_drawn_as_zero(study, draw):
+    lost = dict(study.tables)
+    lost["samples"] = lost["samples"].assign(util_pct=np.nan)
+    drawn = draw(figures.timeline, Canvas(), "parallel", of=figures.Study(lost, study.thresholds))
+    assert "not measured" in texts(drawn)
+
+
+# Files ---------------------------------------------------------------------------------------------
+
+
+def test_svg_is_xml_with_a_title_a_description_and_text_as_text(written):
+    for file in written.glob("*.svg"):
+        root = ET.fromstring(file.read_text())
+        assert root.get("role") == "img"
+        assert root.find(f"{SVG}title").text
+        assert root.find(f"{SVG}desc").text
+        assert len(root.findall(f".//{SVG}text")) > 1
+
+
+def test_svg_colours_are_variables_with_a_light_and_a_dark_value(written):
+    text = (written / "cold_warm.svg").read_text()
+    assert "prefers-color-scheme:dark" in text
+    styles = re.findall(r'style="([^"]*)"', text)
+    plain = [s for s in styles if re.search(r"(fill|stroke): #", s) and "var(--" not in s]
+    assert plain == []
+
+
+def test_the_same_tables_give_the_same_bytes(study, written, tmp_path):
+    figures.write(study, tmp_path, png_dpi=40)
+    for file in sorted(written.iterdir()):
+        assert file.read_bytes() == (tmp_path / file.name).read_bytes(), file.name
+
+
+def test_every_figure_has_a_question_and_a_caption_with_n_or_the_repeat(written):
+    for entry in json.loads((written / "figures.json").read_text()):
+        assert entry["question"].endswith("?")
+        assert entry["missing"] or re.search(r"n = \d|repeat \d|every trial a point", entry["caption"])
+
+
+def test_names_from_outside_cannot_break_a_figure(study, tmp_path):
+    hostile = "$x_1$ <b>&\x00\u202e" + "y" * 10_000
+    changed = dict(study.tables)
+    changed["agents"] = changed["agents"].assign(agent=hostile)
+    figures.write(figures.Study(changed, {}), tmp_path, png_dpi=40)
+    text = (tmp_path / "timeline_parallel.svg").read_text()
+    ET.fromstring(text)
+    assert "$x" in text
+    assert "<b>" not in text
+    assert "y" * 100 not in text
+
+
+def test_many_cells_are_cut_to_what_can_be_read(tmp_path, study, draw):
+    trials = study.tables["trials"]
+    many = [trials.assign(gpus=g, trial_id=trials["trial_id"] + f"-{g}") for g in range(1, 40)]
+    crowded = figures.Study({**study.tables, "trials": pd.concat(many)}, {})
+    labels = [t for t in texts(draw(figures.cold_warm, of=crowded)) if "slot" in t]
+    assert len(labels) == figures.ROWS_MAX
+
+
+# Colours -------------------------------------------------------------------------------------------
+
+# Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
+SIGHT = {
+    "usual": np.eye(3),
+    "protanopia": [[0.1523, 1.0526, -0.2049], [0.1145, 0.7863, 0.0992], [-0.0039, -0.0481, 1.0520]],
+    "deuteranopia": [[0.3673, 0.8606, -0.2280], [0.2801, 0.6725, 0.0474], [-0.0118, 0.0429, 0.9689]],
+}
+
+
+def seen(colour: str, sight: str) -> np.ndarray:
+    """A colour in OKLab times 100, as it is seen. Ottosson 2020."""
+    channels = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(np.array(SIGHT[sight]) @ linear, 0, 1)
+    cones = np.cbrt(
+        np.array([[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.6300]]) @ linear
+    )
+    to_lab = [[0.2105, 0.7936, -0.0041], [1.9780, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]]
+    return 100 * np.array(to_lab) @ cones
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("sight", SIGHT)
+def test_modes_can_be_told_apart_by_everybody(scheme, sight):
+    colours = [seen(getattr(c, scheme), sight) for c in palette.modes().values()]
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(colours, 2)) > 9
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("sight", SIGHT)
+def test_stages_that_touch_can_be_told_apart_by_colour_or_hatch(scheme, sight):
+    colours = palette.stages()
+    order = ["failed", *STAGES]
+    usual = [("import", "load"), ("spawn", "load"), ("load", "prefill"), ("load", "queue")]
+    for one, other in [*itertools.pairwise(order), *usual]:
+        apart = np.linalg.norm(
+            seen(getattr(colours[one], scheme), sight) - seen(getattr(colours[other], scheme), sight)
+        )
+        assert apart > 5 or palette.hatch(one) != palette.hatch(other), (one, other)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["colorblind", "deep", "muted"])
+def test_modes_stand_out_from_the_page_in_every_palette(name, scheme):
+    for colour in palette.modes(name).values():
+        ratio = palette.contrast_ratio(getattr(colour, scheme), palette.SURFACE[scheme])
+        assert ratio >= palette.CONTRAST, colour.name
+
+
+def test_text_stands_out_from_the_page():
+    for colour in (palette.INK, palette.QUIET, palette.BAD, palette.GOOD):
+        for scheme, surface in palette.SURFACE.items():
+            assert palette.contrast_ratio(getattr(colour, scheme), surface) >= 4.5
+
+
+def test_a_colour_means_one_thing():
+    colours = palette.all_colours()
+    assert len({c.light for c in colours}) == len(colours)
+    assert len({c.name for c in colours}) == len(colours)
+
+
+def test_a_mode_has_its_colour_in_every_figure(study, draw):
+    from matplotlib.colors import to_hex
+
+    colour = Canvas().mode("parallel")
+    bars = {
+        to_hex(p.get_facecolor()) for p in draw(figures.timeline, Canvas(), "parallel").figure.axes[0].patches
+    }
+    points = {
+        to_hex(face)
+        for function in (figures.cold_warm, figures.memory, figures.starts)
+        for c in draw(function).figure.axes[0].collections
+        for face in c.get_facecolor()
+    }
+    assert colour in bars
+    assert colour in points
