@@ -24,14 +24,18 @@ CUDA_TEXT = (
 )
 
 
-def charge_from_a_process(path, amounts, out, counted):
-    ledger = Ledger(path)
-    for mib in amounts:
+def charge_from_a_process(path, times, gate, out, counted):
+    ledger, answers = Ledger(path), []
+    gate.wait()
+    for _ in range(times):
         try:
-            ledger.charge("slot-0", os.getpid(), "weights", mib, budget_mib=100)
-            out.put("ok")
+            ledger.charge("slot-0", os.getpid(), "weights", 1, budget_mib=100)
+            answers.append("ok")
         except OutOfMemory:
-            out.put("oom")
+            answers.append("oom")
+        except Exception as error:
+            answers.append(repr(error))
+    out.put(answers)
     counted.wait()  # a dead process would hold nothing
 
 
@@ -114,15 +118,17 @@ def test_a_later_process_with_the_same_pid_does_not_inherit_charges(tmp_path):
 
 def test_processes_that_charge_at_once_never_pass_the_budget(tmp_path):
     context = multiprocessing.get_context("spawn")
-    out, counted = context.Queue(), context.Event()
+    gate, out, counted = context.Barrier(3), context.Queue(), context.Event()
     processes = [
-        context.Process(target=charge_from_a_process, args=(tmp_path / "ledger.json", [10] * 5, out, counted))
+        context.Process(
+            target=charge_from_a_process, args=(tmp_path / "ledger.json", 50, gate, out, counted), daemon=True
+        )
         for _ in range(3)
     ]
     for p in processes:
         p.start()
-    answers = [out.get(timeout=60) for _ in range(15)]
-    assert answers.count("ok") == 10
+    answers = [answer for _ in processes for answer in out.get(timeout=60)]
+    assert (answers.count("ok"), answers.count("oom")) == (100, 50)
     assert sum(Ledger(tmp_path / "ledger.json").usage()["slot-0"].values()) == 100
     counted.set()
     for p in processes:

@@ -105,6 +105,7 @@ def test_a_killed_holder_gives_its_devices_back():
 
 def test_the_lease_lives_until_the_last_process_that_was_given_it():
     held = lease(DEVICES, 4, exclusive_host=False)
+    assert all(os.get_inheritable(fd) for fd in held.fds)
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=held.fds)
     held.release()
     with pytest.raises(LeaseTimeout):
