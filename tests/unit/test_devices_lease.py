@@ -155,6 +155,20 @@ def test_an_exclusive_lease_waits_for_every_other():
         assert not held.shared_host
 
 
+def test_an_exclusive_lease_is_always_of_the_first_devices():
+    held = lease(DEVICES, 4, exclusive_host=True)
+    still_open = subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=held.fds[:2]
+    )
+    held.release()  # the host is free, and two of the devices are not yet
+    with pytest.raises(LeaseTimeout, match="2 of 2 devices"):
+        lease(DEVICES, 2, exclusive_host=True, deadline_s=0)
+    still_open.kill()
+    still_open.communicate()
+    with lease(DEVICES, 2, exclusive_host=True, deadline_s=60) as again:
+        assert [d.uuid for d in again.devices] == ["slot-0", "slot-1"]
+
+
 def test_nobody_shares_the_host_with_an_exclusive_lease():
     with Other(1, "exclusive") as other:
         other.devices()

@@ -88,10 +88,10 @@ def lease(
     deadline_s: float | None = None,
     holder: str = "",
 ) -> Lease:
-    """Hold `count` of `devices`, the first free ones in their order; wait until there are so many.
+    """Hold `count` of `devices` and wait until they can be had.
 
-    With `exclusive_host` no other lease is held on the host at the same time; without, only such that are
-    not exclusive either. `deadline_s` is how long to wait at most, None for ever; `holder` says who holds
+    With `exclusive_host` no other lease is held on the host at the same time, and it is the first `count`;
+    without, others that are not exclusive may be held too, and it is the first free ones. `deadline_s` is how long to wait at most, None for ever; `holder` says who holds
     them (a trial id). Raises TooFewDevices, LeaseTimeout.
 
     One ticket for the whole host is held while acquiring and only then: so two that each want several
@@ -111,7 +111,10 @@ def lease(
             held.append(host_fd)
             how = fcntl.LOCK_EX if exclusive_host else fcntl.LOCK_SH
             waiter.until(lambda: _try(host_fd, how), f"host {host}")
-            got = _devices(place, host, devices, count, waiter, held)
+            # Alone on the host, always the same devices: a lease that just ended may not have let go of all of
+            # them yet, and a trial must not land on others for that.
+            choice = devices[:count] if exclusive_host else devices
+            got = _devices(place, host, choice, count, waiter, held)
             mine = {"pid": os.getpid(), "holder": holder}
             for _, fd in got:
                 os.ftruncate(fd, 0)
@@ -119,7 +122,7 @@ def lease(
             _note_sharing(place, host, holder, [fd for _, fd in got])
         finally:
             os.close(ticket)
-        fds = (host_fd, *(fd for _, fd in got))
+        fds = (*(fd for _, fd in got), host_fd)
         for fd in fds:
             os.set_inheritable(fd, True)
         return Lease(tuple(d for d, _ in got), fds, exclusive_host, time.monotonic() - began)
