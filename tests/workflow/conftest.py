@@ -1,6 +1,7 @@
 """One small study, run for real once; each test works on a copy of it."""
 
 import pytest
+
 from checkout import Checkout
 
 

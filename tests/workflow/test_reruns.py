@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+
 from checkout import STUDY
 
 SHARED = "shared__g1__a2__eager__zygote__base__r1"
