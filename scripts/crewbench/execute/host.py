@@ -174,6 +174,7 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
                 "weights_bytes": model.weights_bytes,
             },
             "random_weights": model.random_weights,
+            "lease_waited_s": leased.waited_s,
             "zygote_s": next((r.zygote_s for r in runners.values() if r.zygote_s is not None), None),
             "sampler": sampled,
             "pressure": pressure,

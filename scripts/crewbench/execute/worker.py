@@ -136,8 +136,8 @@ def check_pinned(devices: Sequence[Device]) -> None:
         raise RuntimeError(f"CUDA shows devices {seen}, this worker was given {wanted}")
 
 
-def start_engine(job: Job, began_s: float, tell: Any) -> tuple[Any, Stages, Failure | None]:
-    """Imports and loads; always returns how far it came, and the failure if it did not arrive."""
+def start_engine(job: Job, began_s: float, tell: Any) -> tuple[Any, Stages | None]:
+    """Import and load. Returns the engine; (None, None) if it failed, once that is told."""
     from crewbench.checkpoint.files import cached_share
     from crewbench.engines import Loaded, create
     from crewbench.engines.account import CountedByDevice, SimulatedAccount
@@ -189,13 +189,15 @@ def start_engine(job: Job, began_s: float, tell: Any) -> tuple[Any, Stages, Fail
             compile_s=loaded.compile_s,
         )
         check_pinned(job.devices)
-        return engine, Stages(began_s=began_s, ended_s=ended, **took), None
+        return engine, Stages(began_s=began_s, ended_s=ended, **took)
     except Exception as exc:
-        traceback.print_exc()
         ended = time.monotonic()
         if loading_since is not None:
             took["load_s"] = ended - loading_since
-        return None, Stages(began_s=began_s, ended_s=ended, **took), failure(exc)
+        failed = failure(exc)
+        tell(("failed", Stages(began_s=began_s, ended_s=ended, **took), failed))
+        traceback.print_exc()  # for the log, and after the trial knows
+        return None, None
 
 
 def run_step(engine: Any, job: Job, order: StepOrder) -> StepResult:
@@ -241,9 +243,8 @@ def main(conn: Connection, job: Job, trial_pidfd: Any, lease_fds: Any) -> None:
             conn.send(message)
 
     tell(("stage", "import", began))
-    engine, stages, failed = start_engine(job, began, tell)
-    if failed is not None:
-        tell(("failed", stages, failed))
+    engine, stages = start_engine(job, began, tell)
+    if engine is None:
         os._exit(0)
     tell(("ready", stages))
 
