@@ -57,7 +57,7 @@ def fastest(trials: pd.DataFrame, phase: str, kind: str) -> Answer:
     if not ranked:
         return Answer(phase, question, "Not measured: no trial worked.")
     # By repeats in common first: a mean over other repeats met another state of the machine.
-    ranked.sort(key=lambda r: (-sum(_faster(r[2], other[2]) for other in ranked), r[0].value))
+    ranked = sorted(ranked, key=lambda r: (-sum(_faster(r[2], o[2]) for o in ranked), r[0].value))
     best, key, values = ranked[0]
     name = _name(key, kind)
     support = [f"{estimate(best, 's')}, n = {best.n}."]

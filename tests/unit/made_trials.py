@@ -122,6 +122,7 @@ def make_trial(
     taints: Iterable[str] = (),
     host: str = "box",
     order: int = 0,
+    texts: dict[str, str] | None = None,
 ) -> dict[str, str]:
     """Writes one trial under `root`, gives its line of the manifest. `fail`: (round, step, status, error)."""
     costs = costs or Costs()
@@ -140,7 +141,7 @@ def make_trial(
         "rounds.csv": [r for w in walks for r in w.rounds],
         "gpu.csv": list(_samples(cell, walks, clock, costs)),
     }
-    return write_trial(root, what, who, rows, taints=taints, order=order)
+    return write_trial(root, what, who, rows, taints=taints, order=order, texts=texts)
 
 
 def write_trial(

@@ -5,11 +5,11 @@ import json
 import re
 import xml.etree.ElementTree as ET
 
-import made_trials
 import numpy as np
 import pandas as pd
 import pytest
 
+import made_trials
 from crewbench import cells, drawing, figures, palette, tables
 from crewbench.drawing import Canvas
 from crewbench.records import STAGES, Status

@@ -193,7 +193,11 @@ def _table(
     ordered = sorted(groups.items(), key=lambda group: group[0] != common)
     return [
         {
-            "work": "The same work" if work == common else "Other work, not compared",
+            "work": "Work"
+            if common is None
+            else "The same work"
+            if work == common
+            else "Other work, not compared",
             "steps": inert.excerpt(work.replace("+", ", "), 80),
             "rows": rows,
             "cut": cut,

@@ -1,0 +1,188 @@
+"""The report in a real browser: it fits, it is quiet, it asks for nothing, and every section can be seen."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import made_trials
+from crewbench import figures, report, tables
+from crewbench.records import Status
+from crewbench.trial import Cell
+
+pytestmark = pytest.mark.needs("chromium")
+
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+SECTIONS = [
+    "answers",
+    "headline",
+    "figures",
+    "timelines",
+    "failures",
+    "trust",
+    "outputs",
+    "environment",
+    "glossary",
+]
+WIDTHS = [1280, 390]
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory) -> Path:
+    """Every mode three times, with a failure, a taint, and text that would run if it could."""
+    root = tmp_path_factory.mktemp("report")
+    nasty = "<script>console.error('ran')</script><img src='http://127.0.0.1:9/x'>" + "w" * 5000
+    lines = []
+    for repeat in (1, 2, 3):
+        for cell in [
+            *made_trials.study_cells(),
+            Cell("parallel", 2, agents=8, engine="eager", start="zygote"),
+        ]:
+            fail = (1, "agent3", Status.ERROR, nasty) if cell.mode == "shared" and repeat == 2 else None
+            lines.append(
+                made_trials.make_trial(
+                    root / "trials",
+                    cell,
+                    repeat,
+                    fail=fail,
+                    taints=[nasty] if repeat == 1 else [],
+                    texts={"product_manager": nasty},
+                )  # fmt: skip
+            )
+    manifest = tables.read_manifest(made_trials.write_manifest(root, lines))
+    built = tables.build(manifest)
+    figures.write(figures.Study(built, {}), root / "figures", png_dpi=40)
+    page = root / "report.html"
+    page.write_text(report.build(manifest, built, root / "figures"), encoding="utf-8")
+    return page
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """One Chromium for all tests, with a profile of its own; each test has a context of its own."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser, html):
+    """Opens the page; gives it with what it asked for and what it complained about."""
+    contexts = []
+
+    def one(width: int, scheme: str = "light", scripts: bool = True):
+        context = browser.new_context(
+            viewport={"width": width, "height": 800}, color_scheme=scheme, java_script_enabled=scripts
+        )
+        contexts.append(context)
+        page = context.new_page()
+        asked, said = [], []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(html.as_uri())
+        page.wait_for_load_state("networkidle")
+        return page, asked, said
+
+    yield one
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_fits_is_quiet_and_asks_for_nothing(opened, html, width):
+    page, asked, said = opened(width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert asked == [html.as_uri()]
+    assert said == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_section_can_be_seen(opened, width):
+    page, _, _ = opened(width)
+    assert [s.get_attribute("id") for s in page.locator("section").all()] == SECTIONS
+    for section in SECTIONS:
+        assert page.locator(f"#{section} h2").is_visible()
+        assert page.locator(f"#{section}").bounding_box()["height"] > 60
+
+
+def test_the_answers_are_on_the_first_screen(opened):
+    page, _, _ = opened(1280)
+    for name in ("cold", "warm", "devices", "failed"):
+        box = page.locator(f"#answer-{name} .answer").bounding_box()
+        assert box["y"] + box["height"] <= 800, name
+
+
+@pytest.mark.parametrize(("width", "shown", "hidden"), [(1280, "wide", "narrow"), (390, "narrow", "wide")])
+def test_each_width_has_its_own_drawing(opened, width, shown, hidden):
+    page, _, _ = opened(width)
+    drawings = page.locator(f"figure .{shown} svg")
+    assert drawings.count() == 12
+    assert page.locator(f"figure .{hidden} svg").first.is_hidden()
+    for drawing in drawings.all():
+        box = drawing.bounding_box()
+        assert 0 <= box["x"] and box["x"] + box["width"] <= width
+
+
+def test_text_in_figures_is_large_enough_on_a_phone(opened):
+    page, _, _ = opened(390)
+    smallest = page.evaluate(
+        """Math.min(...[...document.querySelectorAll('.narrow svg')].flatMap(svg => {
+             const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+             return [...svg.querySelectorAll('text')].map(
+               t => parseFloat(getComputedStyle(t).fontSize) * scale);
+           }))"""
+    )
+    assert smallest >= 8
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_text_of_a_figure_is_cut_off(opened, width):
+    page, _, _ = opened(width)
+    cut = page.evaluate(
+        """[...document.querySelectorAll('figure svg')].filter(s => s.checkVisibility()).flatMap(svg => {
+             const frame = svg.getBoundingClientRect();
+             return [...svg.querySelectorAll('text')].filter(t => {
+               const box = t.getBoundingClientRect();
+               return box.left < frame.left - 1 || box.right > frame.right + 1 ||
+                      box.top < frame.top - 1 || box.bottom > frame.bottom + 1;
+             }).map(t => t.closest('figure').id + ': ' + t.textContent);
+           })"""
+    )
+    assert cut == []
+
+
+def test_dark_is_dark_and_figures_follow(opened):
+    colours = {}
+    for scheme in ("light", "dark"):
+        page, _, _ = opened(1280, scheme)
+        colours[scheme] = page.evaluate(
+            """[getComputedStyle(document.body).backgroundColor,
+                getComputedStyle(document.querySelector('#figure-cold_warm .wide text')).fill]"""
+        )
+    luminance = {s: [sum(map(int, c[4:-1].split(","))) for c in both] for s, both in colours.items()}
+    assert luminance["light"][0] > 600 > 150 > luminance["dark"][0]
+    assert luminance["light"][1] < 300 < 450 < luminance["dark"][1]
+
+
+def test_the_page_is_whole_without_scripts(opened, html):
+    page, asked, _ = opened(390, scripts=False)
+    assert page.locator("#answer-cold .answer").is_visible()
+    page.locator("#outputs summary").first.click()
+    assert page.locator("#outputs dd").first.is_visible()
+    assert asked == [html.as_uri()]
+
+
+def test_tables_are_scrolled_by_keyboard_inside_their_frame(opened):
+    page, _, _ = opened(390)
+    frame = page.locator("#headline .scroll").first
+    frame.focus()
+    assert frame.evaluate("e => document.activeElement === e && e.scrollWidth > e.clientWidth")

@@ -1,0 +1,326 @@
+"""The page: it answers first, shows what failed, holds nothing that runs or is fetched."""
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import made_trials
+from crewbench import figures, report, tables, verdict
+from crewbench.records import Status
+from crewbench.stats import Estimate
+from crewbench.trial import Cell
+from crewbench.words import estimate, interval, number
+
+ROOT = Path(__file__).resolve().parents[2]
+ONE = {"agents": 8, "engine": "eager", "start": "zygote"}
+NASTY = '<script>alert("x")</script><img src=//x onerror=alert(1)>\x1b[31m\u202e' + "z" * 1_000_000
+SKIPPED = [{"mode": "sequential", "gpus": 4, **ONE, "variant": "base", "reason": "runs on one GPU, not on 4"}]
+
+
+class Page(HTMLParser):
+    """What a test asks of the page: elements with their attributes, and the text outside of style and SVG."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._silent = 0
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self._silent += tag in ("style", "svg")
+
+    def handle_endtag(self, tag):
+        self._silent -= tag in ("style", "svg")
+
+    def handle_data(self, data):
+        if not self._silent:
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.elements if name == tag]
+
+
+def page_of(lines, root: Path, skipped=()) -> tuple[str, dict]:
+    manifest = tables.read_manifest(made_trials.write_manifest(root, lines, skipped))
+    built = tables.build(manifest)
+    figures.write(figures.Study(built, {}), root / "figures", png_dpi=40)
+    return report.build(manifest, built, root / "figures"), built
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory) -> str:
+    """Every mode twice; an agent of `shared` timed out with a nasty message; a taint; a skipped cell."""
+    root = tmp_path_factory.mktemp("report")
+    lines = []
+    for repeat in (1, 2):
+        for cell in [*made_trials.study_cells(), Cell("parallel", 2, **ONE)]:
+            fail = (1, "agent3", Status.TIMEOUT, NASTY) if cell.mode == "shared" and repeat == 2 else None
+            taints = ["another program used the CPU"] if cell.mode == "cooperative" and repeat == 1 else []
+            lines.append(
+                made_trials.make_trial(
+                    root / "trials",
+                    cell,
+                    repeat,
+                    warm_rounds=1,
+                    fail=fail,
+                    taints=taints,
+                    texts={"product_manager": NASTY},
+                )
+            )
+    return page_of(lines, root, SKIPPED)[0]
+
+
+@pytest.fixture(scope="module")
+def page(html) -> Page:
+    return Page(html)
+
+
+# It answers ----------------------------------------------------------------------------------------
+
+
+def test_the_first_screen_answers_what_is_fastest_what_is_needed_and_what_failed(page):
+    text = page.text
+    order = ["Which mode is fastest cold?", "Parallel on ", "Which mode is fastest warm?",
+             "How many CPU slots does a copy per agent need?", "3 slots", "What failed?", "3 of 18 trials",
+             "The numbers"]  # fmt: skip
+    places = [text.index(words) for words in order]
+    assert places == sorted(places)
+
+
+def test_fastest_is_said_with_its_interval_n_and_what_it_is_compared_with(page):
+    assert re.search(r"[\d.]+ × \[[\d.]+, [\d.]+\] as fast as Sequential on 1 slot\.", page.text)
+    assert "Under 5 repeats no difference is called significant." in page.text
+
+
+def test_the_device_count_rests_on_the_attempts_that_failed(page):
+    assert "1 slot: out of memory in 2 of 2 trials." in page.text
+    assert "2 slots: out of memory in 2 of 2 trials." in page.text
+    assert "The memory budget is simulated." in page.text
+
+
+def test_an_agent_that_timed_out_is_seen(page):
+    assert "1 trial timed out: Shared ×1." in page.text
+    assert "data engineer timed out in round 1" in page.text
+    assert "1 of 2" in page.text
+
+
+def test_trials_that_ran_out_of_memory_are_seen(page):
+    assert "2 trials out of memory: Parallel ×2." in page.text
+    assert "0 of 2" in page.text
+
+
+def test_a_skipped_cell_has_its_reason(page):
+    assert "runs on one GPU, not on 4" in page.text
+
+
+def test_a_taint_is_shown(page):
+    assert "cooperative__g1__a8__eager__zygote__base__r1" in page.text
+    assert "another program used the CPU" in page.text
+
+
+def test_other_work_is_not_compared(page):
+    assert page.text.count("Other work, not compared") == 2
+    assert "The same work" in page.text
+
+
+def test_random_weights_and_simulated_budgets_are_said(page):
+    assert "Random weights: this measures speed and memory, not language." in page.text
+    assert "Simulated budget" in page.text
+
+
+def test_the_environment_and_the_glossary_are_there(page):
+    assert "packages.torch" in page.text
+    assert "2.13.0" in page.text
+    assert "zygote (forked from a process that has done the imports)" in page.text
+
+
+def test_every_figure_has_a_caption_and_its_words(page):
+    drawn = [a["id"] for a in page.all("figure")]
+    assert drawn == [f"figure-{n}" for n in figures.QUESTIONS] + [
+        f"figure-timeline_{m}"
+        for m in ("parallel", "auto_expand", "sequential", "shared", "cooperative", "hierarchical")
+    ]
+    assert len(page.all("figcaption")) == len(drawn)
+    assert len(page.all("svg")) == 2 * len(drawn)
+
+
+def test_nothing_that_is_missing_reads_as_a_number(page):
+    assert not re.search(r"\b(nan|NaN|None|inf)\b", page.text)
+
+
+# Inert ---------------------------------------------------------------------------------------------
+
+
+def test_text_of_models_and_programs_is_inert(html, page):
+    assert "<script" not in html
+    assert page.all("img") == []
+    assert not [name for _, attrs in page.elements for name in attrs if name.startswith("on")]
+    assert '<script>alert("x")</script>' in page.text
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", html)
+
+
+def test_a_megabyte_of_one_line_is_cut(html):
+    assert "z" * 600 not in html
+    assert len(html) < 3_000_000
+
+
+def test_nothing_is_fetched(html, page):
+    elsewhere = set(re.findall(r"https?://[^\s\"'<)]+", html))
+    assert elsewhere == {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert "@import" not in html
+    assert not re.findall(r"url\((?!#)", html)
+    for tag, attrs in page.elements:
+        assert tag not in ("script", "link", "iframe", "object", "embed", "base", "form")
+        for name in ("href", "xlink:href", "src", "action"):
+            assert (attrs.get(name) or "#").startswith(("#", "data:")), (tag, attrs)
+
+
+# For everybody -------------------------------------------------------------------------------------
+
+
+def test_ids_are_unique_and_what_refers_to_them_finds_them(html, page):
+    ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    wanted = set(re.findall(r"url\(#([^)]+)\)", html))
+    for _, attrs in page.elements:
+        wanted |= {attrs[n][1:] for n in ("href", "xlink:href") if (attrs.get(n) or "").startswith("#")}
+        wanted |= set((attrs.get("aria-labelledby") or "").split())
+    assert wanted <= set(ids)
+
+
+def test_headings_come_in_order(page):
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+
+
+def test_every_table_has_column_and_row_headings_and_a_name(page):
+    scopes = [attrs.get("scope") for attrs in page.all("th")]
+    assert None not in scopes
+    assert {"col", "row", "rowgroup"} <= set(scopes)
+    regions = [a for a in page.all("div") if a.get("role") == "region"]
+    assert len(regions) == len(page.all("table"))
+    assert all(a["aria-label"] and a["tabindex"] == "0" for a in regions)
+
+
+def test_every_drawing_has_a_name_and_a_description(page):
+    assert all(a.get("role") == "img" and a.get("aria-labelledby") for a in page.all("svg"))
+
+
+def test_colours_of_the_page_can_be_read_in_light_and_dark(html):
+    from crewbench import palette
+
+    css = (ROOT / "scripts/crewbench/report/style.css").read_text()
+    light, dark = (re.search(p, css, re.S)[1] for p in (r":root \{(.*?)\}", r"dark\) \{\s*:root \{(.*?)\}"))
+    for scheme, text in (("light", light), ("dark", dark)):
+        own = dict(re.findall(r"--([\w-]+): (#\w{6})", text))
+        for background in (own["page"], own["shade"], own["warn"], palette.SURFACE[scheme]):
+            for front in (getattr(palette.INK, scheme), getattr(palette.QUIET, scheme), own["link"]):
+                assert palette.contrast_ratio(front, background) >= 4.5, (scheme, front, background)
+
+
+# The command and its words ---------------------------------------------------------------------------
+
+
+def test_the_commands_make_the_page_from_a_manifest(tmp_path):
+    lines = [made_trials.make_trial(tmp_path / "trials", Cell("sequential", 1, **ONE), 1)]
+    manifest = made_trials.write_manifest(tmp_path, lines)
+    for name, *words in (
+        ("tables", "--out", tmp_path / "tables"),
+        ("figures", "--tables", tmp_path / "tables", "--out", tmp_path / "figures"),
+        (
+            "report",
+            "--tables",
+            tmp_path / "tables",
+            "--figures",
+            tmp_path / "figures",
+            "--out",
+            tmp_path / "r.html",
+        ),
+    ):
+        command = [sys.executable, ROOT / "scripts" / f"{name}.py", "--matrix", manifest, *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
+
+
+def test_without_tables_the_command_says_what_to_run(tmp_path):
+    lines = [made_trials.make_trial(tmp_path / "trials", Cell("sequential", 1, **ONE), 1)]
+    manifest = made_trials.write_manifest(tmp_path, lines)
+    command = [
+        sys.executable,
+        ROOT / "scripts" / "report.py",
+        "--matrix",
+        manifest,
+        "--tables",
+        tmp_path / "no",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "run scripts/tables.py first" in done.stderr
+
+
+def test_a_study_in_which_nothing_worked_has_a_page(tmp_path):
+    lines = [made_trials.make_trial(tmp_path / "trials", Cell("parallel", 1, **ONE), 1)]
+    text = Page(page_of(lines, tmp_path)[0]).text
+    assert "Not measured: no trial worked." in text
+    assert "Not found: no trial with a copy per agent worked." in text
+    assert "1 of 1 trial" in text
+
+
+def test_a_mode_of_another_version_is_shown_by_its_name(tmp_path):
+    lines = [made_trials.make_trial(tmp_path / "trials", Cell("sequential", 1, **ONE), 1)]
+    manifest = tables.read_manifest(made_trials.write_manifest(tmp_path, lines))
+    built = {n: f.assign(mode="telepathic") if "mode" in f else f for n, f in tables.build(manifest).items()}
+    figures.write(figures.Study(built, {}), tmp_path / "figures", png_dpi=40)
+    assert "telepathic" in Page(report.build(manifest, built, tmp_path / "figures")).text
+
+
+def fastest(cold: dict[tuple[str, int], dict[int, float]]) -> verdict.Answer:
+    import pandas as pd
+
+    rows = [
+        {"mode": mode, "gpus": gpus, "workload": "explain", "status": "ok", "repeat": repeat, "cold_s": value}
+        for (mode, gpus), values in cold.items()
+        for repeat, value in values.items()
+    ]
+    return verdict.fastest(pd.DataFrame(rows), "cold", "gpu")
+
+
+def test_modes_that_overlap_are_not_told_apart():
+    answer = fastest({("parallel", 2): {1: 1.0, 2: 2.0, 3: 1.5}, ("shared", 1): {1: 2.0, 2: 1.0, 3: 1.6}})
+    assert "not told apart" in answer.support[1]
+
+
+def test_the_fastest_is_the_one_that_wins_where_both_ran():
+    # Alone, repeat 3 of `shared` met a slow machine: over what both ran it is the faster one.
+    answer = fastest({("parallel", 2): {1: 2.0, 2: 2.2}, ("shared", 1): {1: 1.0, 2: 1.1, 3: 30.0}})
+    assert answer.answer.startswith("Shared")
+
+
+def test_one_trial_claims_no_interval():
+    answer = fastest({("parallel", 2): {1: 2.0}, ("sequential", 1): {1: 4.0}})
+    assert answer.support[0] == "2.00 s (one trial has no interval), n = 1."
+    assert answer.support[1] == "2.00 × (one trial has no interval) as fast as Sequential on 1 GPU."
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1234.5, "1,234"), (99.96, "100"), (12.34, "12.3"), (0.01234, "0.0123"), (0, "0"), (None, "–"),
+     (float("nan"), "–"), (0.00001, "1.00e-05"), (-3.2, "-3.20")],
+)  # fmt: skip
+def test_numbers_are_said_with_three_digits(value, text):
+    assert number(value) == text
+
+
+def test_estimates_say_what_they_do_not_know():
+    assert interval(Estimate(2.0, 0.01, 400.0, 2)) == "very wide"
+    assert estimate(Estimate(None, None, None, 0, "no trial"), "s") == "not estimable (no trial)"
+    assert estimate(Estimate(2.0, 1.5, 2.5, 3), "s") == "2.00 s [1.50, 2.50]"
