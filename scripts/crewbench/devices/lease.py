@@ -91,8 +91,9 @@ def lease(
     """Hold `count` of `devices` and wait until they can be had.
 
     With `exclusive_host` no other lease is held on the host at the same time, and it is the first `count`;
-    without, others that are not exclusive may be held too, and it is the first free ones. `deadline_s` is how long to wait at most, None for ever; `holder` says who holds
-    them (a trial id). Raises TooFewDevices, LeaseTimeout.
+    without, others that are not exclusive may be held too, and it is the first free ones. `deadline_s` is how
+    long to wait at most, None for ever; `holder` says who holds them (a trial id). Raises TooFewDevices,
+    LeaseTimeout.
 
     One ticket for the whole host is held while acquiring and only then: so two that each want several
     devices cannot hold half of them each, and one that wants all is not overtaken for ever.
@@ -111,8 +112,8 @@ def lease(
             held.append(host_fd)
             how = fcntl.LOCK_EX if exclusive_host else fcntl.LOCK_SH
             waiter.until(lambda: _try(host_fd, how), f"host {host}")
-            # Alone on the host, always the same devices: a lease that just ended may not have let go of all of
-            # them yet, and a trial must not land on others for that.
+            # Alone on the host, always the same devices: a lease that just ended may not have let go of all
+            # of them yet, and a trial must not land on others for that.
             choice = devices[:count] if exclusive_host else devices
             got = _devices(place, host, choice, count, waiter, held)
             mine = {"pid": os.getpid(), "holder": holder}
