@@ -247,7 +247,6 @@ class Report(Section):
 class Thresholds(Section):
     """What counts as good. Changing it rewrites the report and reruns no trial."""
 
-    deadline_s: Positive = Field(60.0, description="seconds in which a crew should be done")
     scaling_efficiency: Share = Field(0.5, description="speedup over GPUs below which more GPUs do not pay")
     idle_share: Share = Field(0.02, description="share of a makespan that may stay unexplained")
 

@@ -227,7 +227,7 @@ BASE = {"runs": EVERY_MODE, "variants": SHORT}
     "change",
     [
         {"report": {"title": "Other", "palette": "deep"}},
-        {"thresholds": {"deadline_s": 5}},
+        {"thresholds": {"idle_share": 0.5}},
         {"model": {"name": "shown"}},
         {"crew": {"inputs": {"unused": "text"}}},
         {"variants": {**SHORT, "unused": {"memory_mib": 8}}},
