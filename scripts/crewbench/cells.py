@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
+from itertools import islice
 from typing import Any
 
 import pandas as pd
 
 from crewbench.modes import MODES
+from crewbench.trial import Cell
 
 CELL = ["mode", "gpus", "agents", "engine", "start", "variant"]
 """The columns that make a cell."""
@@ -36,9 +39,23 @@ def devices(count: int, kind: str = "gpu") -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def had(mode: str, gpus: int, kind: str = "gpu") -> str:
+    """What a mode's cell may use: "4 GPUs", or "up to 8 GPUs" where its attempts find out how many."""
+    return f"up to {devices(gpus, kind)}" if _searches(mode) and gpus > 1 else devices(gpus, kind)
+
+
+@cache
+def _searches(mode: str) -> bool:
+    """Whether the mode has more than one attempt."""
+    if mode not in MODES:
+        return False
+    cell = Cell(mode, gpus=2, agents=2, engine="eager", start="zygote")
+    return len(list(islice(MODES[mode].attempts(cell), 2))) > 1
+
+
 def label(row: Row, varying: Iterable[str] = (), kind: str = "gpu") -> str:
     """A cell in words: its mode, its devices, and those of its other properties that are `varying`."""
-    parts = [mode_title(row["mode"]), devices(int(row["gpus"]), kind)]
+    parts = [mode_title(row["mode"]), had(row["mode"], int(row["gpus"]), kind)]
     for name in varying:
         if name == "agents":
             parts.append(f"{row['agents']} agents")

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 QUESTIONS = {
     "cold_warm": "How long does the crew take, cold and warm?",
     "stages": "Where does the time go?",
-    "scaling": "Is another GPU worth its cost?",
-    "attempts": "How many GPUs until nothing runs out of memory, and what does finding out cost?",
+    "scaling": "Is another {device} worth its cost?",
+    "attempts": "How many {device}s until nothing runs out of memory, and what does finding out cost?",
     "starts": "What does a cold start cost from each start state?",
     "memory": "How full does each device get?",
 }
@@ -100,6 +100,9 @@ class Study:
             if name not in without and name in self.setting
         )
 
+    def question(self, name: str) -> str:
+        return QUESTIONS[name].format(device=self.device)
+
     def budget_note(self) -> str:
         """What stands wherever the memory of slots shows."""
         simulated = self.tables["trials"]["simulated_budget"].any()
@@ -129,8 +132,8 @@ def _drawn(name: str, sheet: Sheet, caption: str, description: str, notes: str =
     return Drawn(name, sheet.title, caption, description, sheet.figure)
 
 
-def _missing(name: str, why: str, question: str = "") -> Drawn:
-    return Drawn(name, question or QUESTIONS[name], missing=why, description=f"Not measured: {why}")
+def _missing(study: Study, name: str, why: str, question: str = "") -> Drawn:
+    return Drawn(name, question or study.question(name), missing=why, description=f"Not measured: {why}")
 
 
 def _count(trials: pd.DataFrame) -> str:
@@ -223,12 +226,12 @@ def cold_warm(study: Study, canvas: Canvas) -> Drawn:
     """Cold and warm makespan of each cell in the headline setting, every trial a point."""
     rows = study.cells(study.trials)
     if not rows:
-        return _missing("cold_warm", "no trial ran")
+        return _missing(study, "cold_warm", "no trial ran")
     labels = [study.label(cell) for cell, _ in rows]
     lines = drawing.Rows(labels, canvas, _groups(study, rows))
     sheet = Sheet(
         canvas,
-        QUESTIONS["cold_warm"],
+        study.question("cold_warm"),
         [1.2 * lines.height_in],
         left=_left(labels, canvas),
         right=0.75,
@@ -283,13 +286,13 @@ def stages(study: Study, canvas: Canvas) -> Drawn:
     found = [(cell, *(_stage_means(study, trials, p) for p in ("cold", "warm"))) for cell, trials in rows]
     found = [row for row in found if row[1] is not None or row[2] is not None]
     if not found:
-        return _missing("stages", "no trial worked")
+        return _missing(study, "stages", "no trial worked")
     labels = [study.label(cell) for cell, *_ in found]
     present = [s for s in ("failed", *STAGES) if any(m and m[s] > 0 for _, *both in found for m in both)]
     lines = drawing.Rows(labels, canvas, _groups(study, found))
     sheet = Sheet(
         canvas,
-        QUESTIONS["stages"],
+        study.question("stages"),
         [lines.height_in] * 2,
         left=_left(labels, canvas),
         right=0.65,
@@ -378,14 +381,16 @@ def scaling(study: Study, canvas: Canvas) -> Drawn:
     fixed = trials[trials["mode"] != "auto_expand"]  # there `gpus` is a limit, not what was used
     several = [m for m, g in fixed.groupby("mode", observed=True, sort=False) if g["gpus"].nunique() > 1]
     if not several:
-        return _missing("scaling", f"no mode was run on several numbers of {study.device}s in this setting")
+        return _missing(
+            study, "scaling", f"no mode was run on several numbers of {study.device}s in this setting"
+        )
     chosen = fixed[fixed["mode"].isin(several)]
     counts = sorted(int(g) for g in chosen["gpus"].unique())
     place = {g: i for i, g in enumerate(counts)}
     limit = study.thresholds.get("scaling_efficiency", 0.5)
     sheet = Sheet(
         canvas,
-        QUESTIONS["scaling"],
+        study.question("scaling"),
         [2.3, 1.4],
         left=0.62,
         right=0.3,
@@ -500,14 +505,14 @@ def attempts(study: Study, canvas: Canvas) -> Drawn:
     rows = cells.only(study.tables["attempts"], {k: v for k, v in study.setting.items()})
     rows = rows[rows["mode"] == "auto_expand"]
     if rows.empty:
-        return _missing("attempts", "auto_expand was not run in this setting")
+        return _missing(study, "attempts", "auto_expand was not run in this setting")
     trials = [(key, g) for key, g in rows.groupby(["gpus", "repeat"], sort=True)][:ROWS_MAX]
     labels = [f"repeat {repeat}" for (_, repeat), _ in trials]
     colour = canvas.mode("auto_expand")
     lines = drawing.Rows(labels, canvas)
     sheet = Sheet(
         canvas,
-        QUESTIONS["attempts"],
+        study.question("attempts"),
         [lines.height_in],
         left=_left(labels, canvas),
         right=0.85,
@@ -576,7 +581,7 @@ def starts(study: Study, canvas: Canvas) -> Drawn:
         if ok["start"].nunique() > 1:
             groups.append((mode, int(gpus), ok))
     if not groups:
-        return _missing("starts", "no cell was run from several start states")
+        return _missing(study, "starts", "no cell was run from several start states")
     order = ("disk", "process", "zygote")
     rows = []
     for mode, gpus, ok in groups[: ROWS_MAX // 3]:
@@ -587,7 +592,7 @@ def starts(study: Study, canvas: Canvas) -> Drawn:
     lines = drawing.Rows(labels, canvas)
     sheet = Sheet(
         canvas,
-        QUESTIONS["starts"],
+        study.question("starts"),
         [lines.height_in],
         left=_left(labels, canvas),
         right=0.8,
@@ -622,7 +627,7 @@ def memory(study: Study, canvas: Canvas) -> Drawn:
     devices = devices.dropna(subset=["used_peak_mib"])
     devices = devices[devices["in_use"]]
     if devices.empty:
-        return _missing("memory", "no device reported its memory")
+        return _missing(study, "memory", "no device reported its memory")
     groups = [
         (mode, int(gpus), g)
         for (mode, gpus), g in devices.groupby(["mode", "gpus"], observed=True, sort=False)
@@ -632,7 +637,7 @@ def memory(study: Study, canvas: Canvas) -> Drawn:
     simulated = bool(devices["simulated_budget"].any())
     sheet = Sheet(
         canvas,
-        QUESTIONS["memory"],
+        study.question("memory"),
         [lines.height_in],
         left=_left(labels, canvas),
         right=0.35,
@@ -695,7 +700,7 @@ def timeline(study: Study, canvas: Canvas, mode: str) -> Drawn:
     question = f"{cells.mode_title(mode)}: who works, who waits, and what are the devices doing?"
     chosen = study.shown[study.shown["mode"] == mode]
     if chosen.empty:
-        return _missing(name, f"{mode} was not run in the headline setting", question)
+        return _missing(study, name, f"{mode} was not run in the headline setting", question)
     trial = chosen.iloc[0]
     ours = {"trial_id": trial["trial_id"], "host": trial["host"]}
     agents, workers, rounds, samples = (

@@ -20,6 +20,9 @@ SIGNIFICANT_FROM = 5
 """Repeats under which no difference is called significant (design rule 5)."""
 
 
+_SAME = ", not told apart."
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One question with its short answer and the sentences that support it."""
@@ -68,7 +71,10 @@ def fastest(trials: pd.DataFrame, phase: str, kind: str) -> Answer:
         support.append(_against(stats.paired(metrics.speedup, theirs, values), _name(other, kind)))
     if after and best.n < SIGNIFICANT_FROM:
         support.append(f"Under {SIGNIFICANT_FROM} repeats no difference is called significant.")
-    return Answer(phase, question, f"{name}: {number(best.value)} s", tuple(support))
+    answer = f"{name}: {number(best.value)} s"
+    if any(line.endswith(_SAME) for line in support):
+        answer = f"{name} leads, not told apart: {number(best.value)} s"
+    return Answer(phase, question, answer, tuple(support))
 
 
 def devices_needed(trials: pd.DataFrame, attempts: pd.DataFrame, kind: str) -> Answer:
@@ -131,7 +137,7 @@ def _faster(ours: Mapping[int, float], theirs: Mapping[int, float]) -> bool:
 
 
 def _name(key: tuple, kind: str) -> str:
-    return f"{cells.mode_title(key[0])} on {cells.devices(int(key[1]), kind)}"
+    return f"{cells.mode_title(key[0])} on {cells.had(key[0], int(key[1]), kind)}"
 
 
 def _against(ratio: stats.Estimate, name: str) -> str:
@@ -140,5 +146,5 @@ def _against(ratio: stats.Estimate, name: str) -> str:
         return f"Against {name}: not estimable ({ratio.reason})."
     text = f"{estimate(ratio, '×')} as fast as {name}"
     if ratio.has_interval and ratio.low <= 1 <= ratio.high:
-        text += ", not told apart"
+        return text + _SAME
     return text + "."

@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import made_trials
 import pandas as pd
 import pytest
 
+import made_trials
 from crewbench import tables
 from crewbench.records import AgentRow, GpuRow, RoundRow, Status, WorkerRow
 from crewbench.trial import Cell
