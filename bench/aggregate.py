@@ -1,15 +1,17 @@
 #!/usr/bin/env python
-"""How long the tables of many trials take: makes trials on disk, aggregates 100, 1,000 and 10,000 of them.
+"""Time and peak memory from many trials' files to the report: tables of 100, 1,000 and 10,000, then the page.
 
-    python bench/aggregate.py --trials 10000 --limit-s 60 --out bench/aggregate.json
+    python bench/aggregate.py [TRIALS ...]          default: 100 1000 10000
 
-Ends with 1 when the largest takes longer than the limit, or when time per trial grows (not linear).
+The trials are made up on disk, eight agents and two warm rounds each, in a directory of its own. The last
+line is JSON.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+import os
+import platform
 import resource
 import subprocess
 import sys
@@ -21,69 +23,65 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests" / "unit")]
 
 import made_trials  # noqa: E402  the paths above come first
-
 from crewbench.trial import Cell  # noqa: E402
+
+CREW = {"agents": 8, "engine": "eager", "start": "zygote"}
+CELLS = [
+    Cell("parallel", 8, **CREW),
+    Cell("auto_expand", 4, **CREW),
+    Cell("sequential", 1, **CREW),
+    Cell("shared", 1, **CREW),
+    Cell("cooperative", 1, **CREW),
+    Cell("hierarchical", 4, **CREW),
+]
+REPEATS = 5
 
 
 def make(root: Path, count: int) -> list[dict[str, str]]:
-    """Trials of eight agents and two warm rounds, cells and repeats in turn, as a large study has them."""
-    one = {"agents": 8, "engine": "eager", "start": "zygote"}
-    cells = [
-        Cell("parallel", 8, **one),
-        Cell("auto_expand", 4, **one),
-        Cell("sequential", 1, **one),
-        Cell("shared", 1, **one),
-        Cell("cooperative", 1, **one),
-        Cell("hierarchical", 4, **one),
-    ]
+    """`count` trials on disk: the cells in turn, five repeats of each, then again as another variant."""
     lines = []
     for number in range(count):
-        cell = cells[number % len(cells)]
-        variant = f"v{number // (len(cells) * 5)}"
+        cell = CELLS[number % len(CELLS)]
+        repeat = number // len(CELLS) % REPEATS + 1
+        variant = f"v{number // (len(CELLS) * REPEATS)}"
         cell = Cell(cell.mode, cell.gpus, cell.agents, cell.engine, cell.start, variant)
-        repeat = number // len(cells) % 5 + 1
         lines.append(made_trials.make_trial(root / "trials", cell, repeat, order=number))
     return lines
 
 
-def aggregate(root: Path, lines: list[dict[str, str]]) -> tuple[float, float]:
-    """Wall seconds of scripts/tables.py over these trials, interpreter start included, and its peak MiB."""
-    manifest = made_trials.write_manifest(root, lines)
-    command = [sys.executable, str(ROOT / "scripts" / "tables.py"), "--matrix", str(manifest)]
+def run(name: str, *words: str | Path) -> tuple[float, int]:
+    """Wall seconds of a script, interpreter start included, and the highest peak in MiB of any so far."""
     start = time.monotonic()
-    subprocess.run([*command, "--out", str(root / "tables")], check=True, stdout=subprocess.DEVNULL)
-    return time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    command = [sys.executable, ROOT / "scripts" / f"{name}.py", *words]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return time.monotonic() - start, round(peak)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--trials", type=int, default=10_000)
-    parser.add_argument("--limit-s", type=float, default=60.0)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    sizes = [n for n in (100, 1_000, 10_000, 100_000) if n < args.trials] + [args.trials]
-    results = []
-    with tempfile.TemporaryDirectory(prefix="crewbench-bench-") as scratch:
-        lines = make(Path(scratch), args.trials)
-        megabytes = sum(f.stat().st_size for f in Path(scratch).rglob("*") if f.is_file()) / 1e6
-        print(f"{args.trials} trials, {megabytes:,.0f} MB")
-        for size in sizes:
-            seconds, peak_mib = aggregate(Path(scratch), lines[:size])
-            results.append({"trials": size, "seconds": round(seconds, 2), "peak_mib": round(peak_mib)})
-            each_ms = 1e3 * seconds / size
-            print(f"{size:>7} trials: {seconds:6.2f} s, {each_ms:6.2f} ms a trial, {peak_mib:,.0f} MiB")
-    linear = True
-    if len(results) > 2:  # the start of the interpreter weighs on the smallest
-        per_trial = [r["seconds"] / r["trials"] for r in results[1:]]
-        linear = per_trial[-1] <= 1.25 * per_trial[0]
-    if args.out:
-        args.out.write_text(
-            json.dumps({"megabytes": round(megabytes), "linear": linear, "sizes": results}, indent=1)
+def main(counts: list[int]) -> None:
+    results: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory(prefix="crewbench-") as scratch:
+        root = Path(scratch)
+        lines = make(root, counts[-1])
+        megabytes = sum(f.stat().st_size for f in (root / "trials").rglob("*") if f.is_file()) / 1e6
+        print(f"{counts[-1]:,} trials on disk, {megabytes:,.0f} MB")
+        tables, figures, page = root / "tables", root / "figures", root / "report.html"
+        for count in counts:
+            manifest = made_trials.write_manifest(root, lines[:count])
+            seconds, peak = run("tables", "--matrix", manifest, "--out", tables)
+            results.append({"trials": count, "tables_s": round(seconds, 2), "peak_mib": peak})
+            each = 1e3 * seconds / count
+            print(f"{count:>8,} trials: tables in {seconds:.1f} s, {each:.1f} ms a trial, {peak:,} MiB")
+        drawn, _ = run("figures", "--matrix", manifest, "--tables", tables, "--out", figures)
+        written, _ = run(
+            "report", "--matrix", manifest, "--tables", tables, "--figures", figures, "--out", page
         )
-    return 0 if results[-1]["seconds"] <= args.limit_s and linear else 1
+        size = page.stat().st_size / 1e6
+        print(f"{counts[-1]:>8,} trials: figures in {drawn:.1f} s, page in {written:.1f} s, {size:.2f} MB")
+    machine = {"cores": os.cpu_count(), "python": platform.python_version()}
+    page_figures = {"figures_s": round(drawn, 2), "report_s": round(written, 2), "page_mb": round(size, 2)}
+    print(json.dumps({"aggregate": results, "page": page_figures, "machine": machine}))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(sorted(int(n) for n in sys.argv[1:]) or [100, 1_000, 10_000])

@@ -455,9 +455,7 @@ def build(manifest: Manifest) -> dict[str, pd.DataFrame]:
     tables["devices"] = _numeric(pd.DataFrame(devices))
     tables["attempts"] = pd.DataFrame(attempts)
     tables["summary"] = pd.DataFrame(summarise(trials))
-    tables["skipped"] = pd.DataFrame(
-        manifest.skipped, columns=None if manifest.skipped else [*cells.CELL, "reason"]
-    )
+    tables["skipped"] = pd.DataFrame(manifest.skipped, columns=[*cells.CELL, "reason"])
     tables["environment"] = pd.DataFrame(
         [(*key, count) for key, count in sorted(facts.items())], columns=["host", "key", "value", "trials"]
     )

@@ -312,9 +312,8 @@ def test_one_trial_has_an_estimate_without_an_interval(tmp_path):
 def whole(tmp_path_factory):
     """Every mode, three repeats."""
     root = tmp_path_factory.mktemp("whole")
-    skipped = [
-        {"mode": "sequential", "gpus": 2, **ONE, "variant": "base", "reason": "runs on one GPU, not on 2"}
-    ]
+    cell = {"mode": "sequential", "gpus": 2, **ONE, "variant": "base", "options": {}}
+    skipped = [{**cell, "reason": "runs on one GPU, not on 2"}]
     manifest = made_trials.make_results(root, made_trials.study_cells(), skipped=skipped)
     return tables.build(tables.read_manifest(manifest))
 

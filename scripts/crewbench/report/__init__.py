@@ -286,14 +286,13 @@ def _failed_attempts(attempts: pd.DataFrame, kind: str) -> list[dict[str, Any]]:
 
 
 def _skipped(skipped: pd.DataFrame, kind: str) -> list[dict[str, str]]:
-    rows = []
-    for cell in skipped.head(ROWS_MAX).to_dict("records"):
-        known = {"gpus": 1, "mode": "", **cell}
-        extra = [n for n in ("agents", "engine", "start", "variant") if n in cell]
-        rows.append(
-            {"name": cells.label(known, extra, kind), "reason": inert.excerpt(str(cell["reason"]), 300)}
-        )
-    return rows
+    return [
+        {
+            "name": cells.label(cell, ("agents", "engine", "start", "variant"), kind),
+            "reason": inert.excerpt(str(cell["reason"]), 300),
+        }
+        for cell in skipped.head(ROWS_MAX).to_dict("records")
+    ]
 
 
 def _checks(trials: pd.DataFrame, thresholds: Mapping[str, float]) -> list[tuple[str, str]]:
