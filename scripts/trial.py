@@ -39,9 +39,7 @@ def body(args: argparse.Namespace, scratch: Path) -> int:
     os.environ["CREWBENCH_LEASE_DIR"] = str(lease.directory())
     os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
     # Workers and the sampler are started as new interpreters and must find the library.
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(SCRIPTS), os.environ.get("PYTHONPATH")])
-    )
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SCRIPTS), os.environ.get("PYTHONPATH")]))
     for name in THREAD_LIMITS:
         os.environ.pop(name, None)
     try:

@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "scripts"
 
 
-def run(*words: str | Path, cwd: Path, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+def run(
+    *words: str | Path, cwd: Path, check: bool = True, **options: Any
+) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [str(w) for w in words], cwd=cwd, capture_output=True, text=True, check=False, **options
     )

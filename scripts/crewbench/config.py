@@ -207,6 +207,11 @@ class Variant(Section):
     memory_mib: Count | None = Field(None, description="memory budget of each device, MiB")
     length: Length | None = Field(None, description="as generation.length")
     output_tokens: Count | None = Field(None, description="as generation.output_tokens")
+    loader: Literal["transformers", "parallel"] | None = Field(
+        None,
+        description="how weights are read: transformers (from_pretrained, what null means), or parallel (many "
+        "threads into pinned memory)",
+    )
 
     @property
     def options(self) -> dict[str, Any]:

@@ -39,6 +39,10 @@ HOST = 100
 """All of a host, in the resource `host`: what an exclusive trial asks for."""
 
 
+GENERAL_OPTIONS = {"memory_mib", "length", "output_tokens"}
+"""Variant options that mean something to every engine: the Spec holds what they say."""
+
+
 class MatrixError(ValueError):
     """A manifest that does not agree with itself or with what was asked of it."""
 
@@ -219,13 +223,21 @@ class _Plan:
     estimated_s: float
 
 
-def skip_reason(cell: Cell) -> str | None:
-    """Why this cell makes no sense, or None."""
-    reason = MODES[cell.mode].unfit(cell)
-    if reason is None and not ENGINES[cell.engine].threads:
-        if any(w.concurrency > 1 for d in MODES[cell.mode].attempts(cell) for w in d.workers):
-            reason = f"engine {cell.engine} runs one step at a time, and this mode needs several on one copy"
-    return reason
+def skip_reason(cell: Cell, device_kind: str) -> str | None:
+    """Why this cell makes no sense on such devices, or None."""
+    engine = ENGINES[cell.engine]
+    strange = sorted(cell.options.keys() - GENERAL_OPTIONS - set(engine.options))
+    if reason := MODES[cell.mode].unfit(cell):
+        return reason
+    if device_kind not in engine.device_kinds:
+        return f"engine {cell.engine} needs a GPU"
+    if strange:
+        return f"engine {cell.engine} has no option {', '.join(strange)}"
+    if engine.no_threads and any(
+        w.concurrency > 1 for d in MODES[cell.mode].attempts(cell) for w in d.workers
+    ):
+        return f"engine {cell.engine} runs one step at a time on one copy: {engine.no_threads}"
+    return None
 
 
 def depth(deployment: Deployment) -> int:
@@ -525,7 +537,7 @@ def _cells(matrix: Matrix) -> list[tuple[Cell, int, int]]:
         ):
             options = config.variants[variant].options
             cell = Cell(run.mode, gpus, agents, engine, start, variant, options)
-            reason = skip_reason(cell)
+            reason = skip_reason(cell, matrix.devices.kind)
             if reason is not None:
                 matrix.skipped.append(Skip(cell, reason))
                 continue

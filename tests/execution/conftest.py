@@ -1,6 +1,7 @@
 """One trial of every mode, run once by the real script, for all tests here to look at."""
 
 import pytest
+
 from study import Study
 
 MODES = {

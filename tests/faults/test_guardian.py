@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from processes import MARK, marked, new_mark, wait_gone
 
 # A trial that starts a child in a session of its own, which starts an orphan of its own: the worst case.
@@ -14,8 +15,9 @@ import os, subprocess, sys, time
 from crewbench.execute.guardian import supervised
 
 def body():
-    child = "import subprocess,sys,time; subprocess.Popen([sys.executable,'-c','import time; time.sleep(600)']); "
-    child += "print('up', flush=True); time.sleep(600)"
+    sleep = "import time; time.sleep(600)"
+    child = f"import subprocess,sys; subprocess.Popen([sys.executable, '-c', '{sleep}']); "
+    child += f"print('up', flush=True); {sleep}"
     p = subprocess.Popen([sys.executable, "-c", child], start_new_session=True, stdout=subprocess.PIPE)
     p.stdout.readline()
     print("pids", os.getppid(), os.getpid(), p.pid, flush=True)

@@ -1,4 +1,4 @@
-"""A worker, an agent or the zygote that fails becomes a row; nothing of the trial survives, nothing is lost."""
+"""A worker, an agent or a zygote that fails becomes a row; no process outlives its trial."""
 
 import os
 import re
@@ -7,11 +7,11 @@ import time
 from contextlib import suppress
 
 import pytest
-from processes import MARK, command, marked, new_mark, wait_gone
-from study import Study
 
 from crewbench.devices.inventory import slots
 from crewbench.devices.lease import lease
+from processes import MARK, command, marked, new_mark, wait_gone
+from study import Study
 
 
 def hard(mode, **options):
@@ -243,5 +243,3 @@ def test_a_trial_without_its_model_says_what_to_run(study):
         manifest.with_suffix(".away").rename(manifest)
     assert done.returncode == 1
     assert "manifest.json" in done.stderr and "Traceback" not in done.stderr
-
-

@@ -172,7 +172,11 @@ def _resident_pages(path: Path) -> tuple[int, int]:
             raise PageCacheError(f"mincore on {path}: {os.strerror(ctypes.get_errno())}")
     finally:
         libc.munmap(address, length)
-    return sum(state & 1 for state in bytes(states)), pages
+    # Only the lowest bit is defined. A loop over the millions of pages of a 7B model would take 0.2 s.
+    return bytes(states).translate(_LOWEST_BIT).count(1), pages
+
+
+_LOWEST_BIT = bytes(state & 1 for state in range(256))
 
 
 def _libc() -> ctypes.CDLL:

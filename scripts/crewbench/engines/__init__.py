@@ -18,21 +18,27 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
     """`module` and `cls` say where the engine is; `imports` what it needs in its process (what a
-    zygote does beforehand); `threads` whether several steps may run on one copy at once."""
+    zygote does beforehand); `no_threads` why several steps may not run on one copy at once (empty:
+    they may); `options` the variant options it takes; `device_kinds` what it runs on."""
 
     module: str
     cls: str
     title: str
     imports: tuple[str, ...]
-    threads: bool = True
+    options: tuple[str, ...] = ()
+    no_threads: str = ""
+    device_kinds: tuple[str, ...] = ("gpu", "slot")
 
+
+_LOCAL = ("torch", "transformers", "accelerate", "langchain_huggingface", "crewai")
 
 ENGINES: dict[str, EngineInfo] = {
     "eager": EngineInfo(
         "crewbench.engines.hf",
         "Eager",
         "Transformers generate, eager",
-        ("torch", "transformers", "accelerate", "langchain_huggingface", "crewai"),
+        _LOCAL,
+        options=("loader",),
     ),
 }
 

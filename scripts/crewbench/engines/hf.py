@@ -1,18 +1,15 @@
-"""Engines that generate in this process: a Transformers pipeline behind LangChain's ChatHuggingFace.
-
-`eager` runs the model as it is. `compiled` is Transformers' own static cache and torch.compile.
-"""
+"""The eager engine: a Transformers text-generation pipeline behind LangChain's ChatHuggingFace."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from langchain_core.messages import BaseMessage
 from langchain_huggingface import ChatHuggingFace, HuggingFacePipeline
 from tqdm import tqdm
@@ -20,20 +17,16 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    CompileConfig,
     GenerationConfig,
     PreTrainedModel,
-    StaticCache,
     pipeline,
 )
 from transformers.generation.streamers import BaseStreamer
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging
 
 from crewbench.checkpoint.files import weight_files
 from crewbench.devices.budget import OutOfMemory, is_cuda_oom
-from crewbench.engines import Account, Completion, Loaded, StepTimeout
-
+from crewbench.engines import Account, Completion, Loaded, StepTimeout, weights
 
 MIB = 2**20
 
@@ -78,24 +71,14 @@ def _typed(error: RuntimeError, phase: str) -> Exception:
     return OutOfMemory.from_cuda(error, phase) if is_cuda_oom(error) else error
 
 
-def read_parallel(files: Sequence[Path], device: str) -> dict[str, torch.Tensor]:
-    """All tensors of safetensors files, on one device: many threads read, pinned buffers carry.
-
-    By fastsafetensors (Yoshimura et al., "Speeding up Model Loading with fastsafetensors", CLOUD 2025).
-    """
-    from fastsafetensors import SafeTensorsFileLoader, SingleGroup
-
-    loader = SafeTensorsFileLoader(SingleGroup(), torch.device(device), nogds=True, max_threads=16)
-    loader.add_filenames({0: [str(f) for f in files]})
-    buffers = loader.copy_files_to_device()
-    # The tensors are views into the buffers, which must live as long as the model: they are not closed.
-    return {name: buffers.get_tensor(name) for name in loader.get_keys()}
+def _first(ids: int | list[int] | None) -> int | None:
+    return ids[0] if isinstance(ids, list) else ids
 
 
 class Eager:
     """`devices` are torch device strings; `length` "fixed" makes exactly `tokens` ids, greedily.
 
-    `loader`: "transformers" reads as `from_pretrained` does, "parallel" by `read_parallel`.
+    `loader`: "transformers" reads as `from_pretrained` does, "parallel" as weights.py does.
     """
 
     def __init__(
@@ -115,7 +98,6 @@ class Eager:
         self.account = account
         self.tokens = tokens
         self.fixed = length == "fixed"
-        self.generate_options: dict[str, Any] = {"do_sample": False, "max_new_tokens": tokens}
         self.context_tokens = 0
         self.chat: ChatHuggingFace | None = None
 
@@ -131,19 +113,13 @@ class Eager:
             tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=True)
             model = self._model()
             model.eval()
-            # Greedy decoding reads none of these; a checkpoint that sets them would only be warned about.
-            for name in ("temperature", "top_p", "top_k"):
-                setattr(model.generation_config, name, None)
-            if self.fixed:
-                # What servers call ignore_eos: the end-of-text id is a token like any other.
-                model.generation_config.pad_token_id = model.generation_config.eos_token_id
-                model.generation_config.eos_token_id = None
             generator = pipeline("text-generation", model=model, tokenizer=tokenizer)
             for device in cuda:
                 torch.cuda.synchronize(device)
         except RuntimeError as error:
             raise _typed(error, "load") from error
         self.context_tokens = model.config.max_position_embeddings
+        self.generation = self._generation(model.generation_config)
         self.model = model
         self.pipeline = HuggingFacePipeline(pipeline=generator)
         self.chat = ChatHuggingFace(llm=self.pipeline, tokenizer=tokenizer)
@@ -156,13 +132,19 @@ class Eager:
                 self.path, dtype=self.dtype, device_map=placement, local_files_only=True
             )
         config = AutoConfig.from_pretrained(self.path, local_files_only=True)
-        model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
-            None,
-            config=config,
-            state_dict=read_parallel(weight_files(self.path), self.devices[0]),
-            dtype=self.dtype,
-            device_map=placement,
-        )
+        # from_pretrained would reserve room for a second copy before it takes over the first.
+        with init_empty_weights():
+            model = AutoModelForCausalLM.from_config(config, dtype=self.dtype)
+        tensors = weights.read(weight_files(self.path), self.devices[0])
+        tensors = {name: tensor.to(self.dtype) for name, tensor in tensors.items()}
+        _, unexpected = model.load_state_dict(tensors, strict=False, assign=True)
+        model.tie_weights()
+        empty = [name for name, tensor in model.named_parameters() if tensor.is_meta]
+        if empty or unexpected:
+            raise ValueError(f"{self.path} has no {empty[:3]} and, not wanted, {unexpected[:3]}")
+        for module in model.modules():  # buffers that are computed, not stored
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, buffer.to(self.devices[0]))
         model.generation_config = GenerationConfig.from_pretrained(self.path, local_files_only=True)
         return model
 
@@ -194,9 +176,21 @@ class Eager:
             ended_s=time.monotonic(),
         )
 
+    def _generation(self, given: GenerationConfig) -> GenerationConfig:
+        """Greedy, and all that one call is told: nothing of the checkpoint's own sampling is left."""
+        ends = given.eos_token_id
+        return GenerationConfig(
+            do_sample=False,
+            max_new_tokens=self.tokens,
+            # Without an end the length is fixed, as servers' ignore_eos: the end's id is one like any other.
+            eos_token_id=None if self.fixed else ends,
+            bos_token_id=given.bos_token_id,
+            pad_token_id=given.pad_token_id if given.pad_token_id is not None else _first(ends),
+        )
+
     def call_options(self) -> dict[str, Any]:
         """What `generate` is told in a call."""
-        return self.generate_options
+        return {"generation_config": self.generation}
 
     def count_tokens(self, messages: list[BaseMessage]) -> int:
         prompt = self.chat._to_chat_prompt(messages)
@@ -211,37 +205,3 @@ class Eager:
             for device in self.devices
             if device.startswith("cuda")
         ]
-
-
-class Compiled(Eager):
-    """Decoding through torch.compile with CUDA graphs, over a static cache of `cache_tokens`.
-
-    Compiling happens in `load`, as a stage of its own, on the shapes that every later call has: prefill is
-    eager, and a decode step is one token against the whole static cache.
-    """
-
-    def __init__(self, *, cache_tokens: int = 2048, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.cache_tokens = cache_tokens
-        self.generate_options["compile_config"] = CompileConfig(fullgraph=True, dynamic=False)
-
-    def load(self) -> Loaded:
-        loaded = super().load()
-        began = time.monotonic()
-        # One static cache for all calls: a new one would be another address for the recorded graphs.
-        self.cache = StaticCache(config=self.model.config, max_cache_len=self.cache_tokens)
-        prompt = torch.ones(1, 8, dtype=torch.long, device=self.devices[0])
-        for _ in range(2):  # the first call compiles, the second records the graphs
-            self.cache.reset()
-            self.model.generate(
-                prompt,
-                attention_mask=torch.ones_like(prompt),
-                **{**self.generate_options, "max_new_tokens": 8},
-                past_key_values=self.cache,
-            )
-        torch.cuda.synchronize()
-        return replace(loaded, compile_s=time.monotonic() - began)
-
-    def call_options(self) -> dict[str, Any]:
-        self.cache.reset()
-        return {**self.generate_options, "past_key_values": self.cache}

@@ -51,4 +51,3 @@ def stages(pieces: Iterable[Piece], start_s: float, end_s: float) -> dict[str, f
         here = max(before, key=lambda p: p.end_s, default=None)
     total[wait] += now - start_s
     return total
-

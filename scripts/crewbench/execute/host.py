@@ -33,7 +33,7 @@ from crewbench.records import (
     canonical_json,
     write_csv,
 )
-from crewbench.start import STARTS, Start
+from crewbench.start import STARTS
 from crewbench.trial import Spec
 
 RUNNERS = {"process": "crewbench.execute.process:ProcessRunner"}

@@ -567,4 +567,3 @@ class _Attempt:
                 if life.stop_asked_s is not None and life.gone_s is not None:
                     row.stop_s = life.gone_s - life.stop_asked_s
                 self.records.workers.append(row)
-

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from crewbench.deployment import Worker
 from crewbench.devices.inventory import Device
+from crewbench.engines import ENGINES
 from crewbench.execute.worker import Job
 from crewbench.start import Start
 from crewbench.trial import Spec
@@ -50,4 +51,9 @@ class Setup:
             weights_mib=self.weights_mib,
             kv_mib_per_token=self.kv_mib_per_token,
             inputs=spec.inputs,
+            engine_options={
+                name: value
+                for name, value in spec.cell.options.items()
+                if name in ENGINES[worker.engine].options
+            },
         )

@@ -48,6 +48,7 @@ class Job:
     weights_mib: float = 0.0
     kv_mib_per_token: float = 0.0
     inputs: dict[str, str] = field(default_factory=dict)
+    engine_options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +178,7 @@ def start_engine(job: Job, began_s: float, tell: Any) -> tuple[Any, Stages | Non
             length=job.length,
             tokens=job.tokens,
             account=account,
+            **job.engine_options,
         )
         loading_since = time.monotonic()
         loaded: Loaded = engine.load()
