@@ -209,8 +209,8 @@ class Variant(Section):
     output_tokens: Count | None = Field(None, description="as generation.output_tokens")
     loader: Literal["transformers", "parallel"] | None = Field(
         None,
-        description="how weights are read: transformers (from_pretrained, what null means), or parallel (many "
-        "threads into pinned memory)",
+        description="how weights are read: transformers (from_pretrained, what null means) or parallel "
+        "(many threads into pinned memory)",
     )
 
     @property
