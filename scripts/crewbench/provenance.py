@@ -30,8 +30,12 @@ def host() -> str:
 
 
 def environment(root: Path) -> dict[str, Any]:
-    """Versions, hardware and commit. What cannot be found out is None."""
+    """Versions, hardware and commit. What cannot be found out is None.
+
+    A copy of the code without its git directory says its commit in CREWBENCH_COMMIT.
+    """
     cpu = _cpu()
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
     return {
         "python": platform.python_version(),
         "kernel": platform.release(),
@@ -41,8 +45,8 @@ def environment(root: Path) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
         "driver": _driver(),
-        "commit": _git(root, "rev-parse", "HEAD"),
-        "modified": bool(_git(root, "status", "--porcelain", "--untracked-files=no")),
+        "commit": _git(root, "rev-parse", "HEAD") or os.environ.get("CREWBENCH_COMMIT"),
+        "modified": None if changes is None else bool(changes),
     }
 
 
