@@ -41,11 +41,11 @@ def devices(count: int, kind: str = "gpu") -> str:
 
 def had(mode: str, gpus: int, kind: str = "gpu") -> str:
     """What a mode's cell may use: "4 GPUs", or "up to 8 GPUs" where its attempts find out how many."""
-    return f"up to {devices(gpus, kind)}" if _searches(mode) and gpus > 1 else devices(gpus, kind)
+    return f"up to {devices(gpus, kind)}" if searches(mode) and gpus > 1 else devices(gpus, kind)
 
 
 @cache
-def _searches(mode: str) -> bool:
+def searches(mode: str) -> bool:
     """Whether the mode has more than one attempt."""
     if mode not in MODES:
         return False

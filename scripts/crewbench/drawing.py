@@ -28,6 +28,7 @@ WIDE_IN, NARROW_IN = 9.4, 3.7
 """Widths of the two variants: a column on a desktop, and a phone of 390 CSS pixels less its margins."""
 
 _TITLE_IN = 0.52
+_NOTE_IN = 0.24
 _LINE_IN = 0.2
 _CHARACTER_IN = 0.075
 _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif"
@@ -143,7 +144,8 @@ class Sheet:
         plt.rcParams.update(style())
         lines = self._legend_lines()
         top = (0.0 if self.canvas.narrow else _TITLE_IN) + _LINE_IN * len(lines) + 0.12 + self.heading
-        height = top + sum(self.panels) + self.gap * (len(self.panels) - 1) + self.bottom
+        below = self.bottom + (_NOTE_IN if self.note and not self.canvas.narrow else 0.0)
+        height = top + sum(self.panels) + self.gap * (len(self.panels) - 1) + below
         width = self.canvas.width_in
         self.figure = plt.figure(figsize=(width, height))
         self.axes, y = [], height - top
@@ -357,13 +359,14 @@ def for_page(svg: str, uid: str) -> str:
     svg = re.sub(r"<style>svg\{.*?</style>", "", svg, count=1, flags=re.S)
     svg = re.sub(r"<style type=\"text/css\">.*?</style>", "", svg, flags=re.S)
     svg = re.sub(r"(fill|stroke): #[0-9a-fA-F]{6}; (fill|stroke): var", r"\2: var", svg)
-    svg = re.sub(r'<g id="note">.*?</g>\s*', "", svg, count=1, flags=re.S)
+    svg, noted = re.subn(r'<g id="note">.*?</g>\s*', "", svg, count=1, flags=re.S)
     svg, drawn = re.subn(r'<g id="title">.*?</g>\s*', "", svg, count=1, flags=re.S)
     svg = re.sub(r'\bid="', f'id="{uid}-', svg)
     svg = re.sub(r'href="#', f'href="#{uid}-', svg).replace("url(#", f"url(#{uid}-")
     width, height = (float(x) for x in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
     top = (_TITLE_IN - 0.1) * 72 if drawn else 0.0
-    attributes = f'viewBox="0 {top:g} {width:g} {height - top:g}" aria-labelledby="{uid}-t {uid}-d"'
+    bottom = _NOTE_IN * 72 if noted else 0.0
+    attributes = f'viewBox="0 {top:g} {width:g} {height - top - bottom:g}" aria-labelledby="{uid}-t {uid}-d"'
     svg = re.sub(
         r"<svg [^>]*>",
         f'<svg xmlns="http://www.w3.org/2000/svg" '

@@ -173,24 +173,25 @@ def _left(labels: Sequence[str], canvas: Canvas) -> float:
 
 
 def _spread(ax: Axes, values: pd.Series, y: float, colour: str, hollow: bool, limit: float) -> stats.Estimate:
-    """Every trial as a point, their geometric mean as a bar across with its value, its interval as a line.
+    """Every trial as a point, their geometric mean as a bar across, its interval as a line, its value at the
+    end of the row.
 
     `limit` is where the axis ends: two trials can have an interval of a factor of thousands."""
     estimate = _estimate(values)
     _points(ax, values, y, colour, hollow)
-    reach = values.max()
     if estimate.has_interval:
-        reach = max(reach, min(estimate.high, limit))
         ax.plot([estimate.low, min(estimate.high, limit)], [y, y], color=colour, lw=1.6, zorder=2)
         if estimate.high > limit:
             ax.plot([limit], [y], marker=">", ms=5, color=colour, clip_on=False)
     ax.plot([estimate.value] * 2, [y - 0.13, y + 0.13], color=_INK, lw=1.6, zorder=4)
     ax.annotate(
         seconds(estimate.value),
-        (reach, y),
-        xytext=(7, 0),
+        (1, y),
+        xycoords=("axes fraction", "data"),
+        xytext=(46, 0),
         textcoords="offset points",
         va="center",
+        ha="right",
         size=8.5,
         color=_INK,
     )
@@ -238,7 +239,7 @@ def cold_warm(study: Study, canvas: Canvas) -> Drawn:
         legend=[
             Key("cold", _INK, "o"),
             Key("warm", _INK, "D", hollow=True),
-            Key("geometric mean, line: 95 % interval", _INK, "|"),
+            Key("geometric mean (at the right), line: 95 % interval", _INK, "|"),
         ],
         note=study.notes(),
     )

@@ -137,7 +137,8 @@ def _faster(ours: Mapping[int, float], theirs: Mapping[int, float]) -> bool:
 
 
 def _name(key: tuple, kind: str) -> str:
-    return f"{cells.mode_title(key[0])} on {cells.had(key[0], int(key[1]), kind)}"
+    on = "with" if cells.searches(key[0]) else "on"
+    return f"{cells.mode_title(key[0])} {on} {cells.had(key[0], int(key[1]), kind)}"
 
 
 def _against(ratio: stats.Estimate, name: str) -> str:

@@ -16,6 +16,8 @@ _ENDED = {
     Status.SKIPPED: "skipped",
 }
 
+_WIDE = "very wide"
+
 
 def ended(status: str) -> str:
     """How something ended: "out of memory"."""
@@ -46,7 +48,7 @@ def interval(estimate: Estimate) -> str:
     """Its interval "[2.01, 2.09]", or why there is none. One of a factor over 100 says only that."""
     if estimate.has_interval:
         if estimate.low > 0 and estimate.high > 100 * estimate.low:
-            return "very wide"
+            return _WIDE
         return f"[{number(estimate.low)}, {number(estimate.high)}]"
     return f"({estimate.reason})"
 
@@ -55,7 +57,8 @@ def estimate(found: Estimate, unit: str) -> str:
     """ "2.05 s [2.01, 2.09]", or "not estimable" with the reason."""
     if found.value is None:
         return f"not estimable ({found.reason})"
-    return f"{number(found.value)} {unit} {interval(found)}"
+    words = interval(found)
+    return f"{number(found.value)} {unit} {f'({words} interval)' if words == _WIDE else words}"
 
 
 def count(how_many: int, noun: str) -> str:

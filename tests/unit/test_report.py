@@ -324,3 +324,4 @@ def test_estimates_say_what_they_do_not_know():
     assert interval(Estimate(2.0, 0.01, 400.0, 2)) == "very wide"
     assert estimate(Estimate(None, None, None, 0, "no trial"), "s") == "not estimable (no trial)"
     assert estimate(Estimate(2.0, 1.5, 2.5, 3), "s") == "2.00 s [1.50, 2.50]"
+    assert estimate(Estimate(2.0, 0.01, 400.0, 2), "s") == "2.00 s (very wide interval)"
