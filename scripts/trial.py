@@ -38,6 +38,8 @@ def body(args: argparse.Namespace, scratch: Path) -> int:
     # The leases are the host's, not this trial's: find their place before the temporary directory moves.
     os.environ["CREWBENCH_LEASE_DIR"] = str(lease.directory())
     os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
+    # CrewAI keeps settings and a key in the home directory, whatever it is told about its storage.
+    os.environ["HOME"] = str(scratch)
     # Workers and the sampler are started as new interpreters and must find the library.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SCRIPTS), os.environ.get("PYTHONPATH")]))
     for name in THREAD_LIMITS:

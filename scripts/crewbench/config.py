@@ -212,6 +212,9 @@ class Variant(Section):
         description="how weights are read: transformers (from_pretrained, what null means) or parallel "
         "(many threads into pinned memory)",
     )
+    cache_tokens: Count | None = Field(
+        None, description="compiled: tokens that the static cache holds, prompt and output (null: 2048)"
+    )
 
     @property
     def options(self) -> dict[str, Any]:

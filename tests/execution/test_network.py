@@ -1,4 +1,4 @@
-"""A run opens no socket to anywhere but this host."""
+"""A run opens no socket to anywhere but this host, and leaves the home directory alone."""
 
 import re
 import shutil
@@ -24,3 +24,12 @@ def test_a_trial_connects_to_nothing_but_local_sockets(small_study, tmp_path):
     ]
     assert remote == []
     assert families <= {"AF_UNIX", "AF_INET", "AF_INET6", "AF_UNSPEC", "AF_NETLINK"}
+
+
+def test_a_trial_writes_nothing_into_the_home_directory(small_study, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    study = small_study({"warm_rounds": 0, "runs": [{"mode": "shared", "agents": 2}]})
+    result = study.run(study.trials[0], HOME=str(home))
+    assert result.trial["status"] == "ok"
+    assert list(home.rglob("*")) == []

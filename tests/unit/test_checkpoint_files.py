@@ -32,6 +32,8 @@ def test_the_share_is_of_the_bytes_that_are_there(checkpoint):
         for offset in range(0, 6 * 2**20, mmap.PAGESIZE):
             os.pread(weights.fileno(), 1, offset)
     assert files.cached_share(checkpoint) == pytest.approx(0.25, abs=0.01)
+    assert files.cached_share(checkpoint, every=2) == pytest.approx(0.25, abs=0.01)
+    assert files.cached_share(checkpoint, every=24) == pytest.approx(1, abs=0.01)  # the first MiB
 
 
 def test_looking_at_the_cache_changes_nothing(checkpoint):

@@ -71,17 +71,18 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def cached_share(where: Where) -> float | None:
+def cached_share(where: Where, every: int = 1) -> float | None:
     """The share of the weights' pages that is in the page cache, 0 to 1, by mincore(2).
 
-    None where the kernel would not tell: since Linux 5.2 it answers "all" for files that the caller
-    neither owns nor may write. Touches no page itself.
+    With `every` n it looks at one MiB in n: asking for all pages of a 7B model takes 0.1 s. None where the
+    kernel would not tell: since Linux 5.2 it answers "all" for files that the caller neither owns nor may
+    write. Touches no page itself.
     """
     resident = pages = 0
     for path in weight_files(where):
         if not _tells(path):
             return None
-        in_cache, of = _resident_pages(path)
+        in_cache, of = _resident_pages(path, every)
         resident += in_cache
         pages += of
     return resident / pages if pages else 1.0
@@ -152,11 +153,10 @@ def _tells(path: Path) -> bool:
     return os.geteuid() in (0, info.st_uid) or os.access(path, os.W_OK)
 
 
-def _resident_pages(path: Path) -> tuple[int, int]:
-    """Pages in the cache, and pages in all. The mapping is made and never read."""
+def _resident_pages(path: Path, every: int) -> tuple[int, int]:
+    """Pages in the cache, and pages looked at: one MiB in `every`. The mapping is made and never read."""
     length = path.stat().st_size
-    pages = -(-length // mmap.PAGESIZE)
-    if pages == 0:
+    if length == 0:
         return 0, 0
     libc = _libc()
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -166,16 +166,23 @@ def _resident_pages(path: Path) -> tuple[int, int]:
         os.close(fd)
     if address == ctypes.c_void_p(-1).value:
         raise PageCacheError(f"{path} cannot be mapped: {os.strerror(ctypes.get_errno())}")
-    states = (ctypes.c_ubyte * pages)()
+    stretch = length if every == 1 else _MIB
+    resident = pages = 0
     try:
-        if libc.mincore(address, length, states) != 0:
-            raise PageCacheError(f"mincore on {path}: {os.strerror(ctypes.get_errno())}")
+        for offset in range(0, length, stretch * every):
+            part = min(stretch, length - offset)
+            states = (ctypes.c_ubyte * -(-part // mmap.PAGESIZE))()
+            if libc.mincore(address + offset, part, states) != 0:
+                raise PageCacheError(f"mincore on {path}: {os.strerror(ctypes.get_errno())}")
+            # Only the lowest bit is defined. A Python loop would take 0.2 s over a 7B model's pages.
+            resident += bytes(states).translate(_LOWEST_BIT).count(1)
+            pages += len(states)
     finally:
         libc.munmap(address, length)
-    # Only the lowest bit is defined. A loop over the millions of pages of a 7B model would take 0.2 s.
-    return bytes(states).translate(_LOWEST_BIT).count(1), pages
+    return resident, pages
 
 
+_MIB = 2**20
 _LOWEST_BIT = bytes(state & 1 for state in range(256))
 
 

@@ -40,6 +40,15 @@ ENGINES: dict[str, EngineInfo] = {
         _LOCAL,
         options=("loader",),
     ),
+    "compiled": EngineInfo(
+        "crewbench.engines.compiled",
+        "Compiled",
+        "Transformers generate, static cache and torch.compile",
+        _LOCAL,
+        options=("loader", "cache_tokens"),
+        no_threads="CUDA graphs of torch.compile fail when threads share them (pytorch issue 123177)",
+        device_kinds=("gpu",),
+    ),
 }
 
 

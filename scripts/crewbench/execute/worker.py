@@ -169,7 +169,7 @@ def start_engine(job: Job, began_s: float, tell: Any) -> tuple[Any, Stages | Non
                 job.weights_mib,
                 job.kv_mib_per_token,
             )
-        took["cached_share"] = cached_share(job.weight_files) if job.weight_files else None
+        took["cached_share"] = cached_share(job.weight_files, every=16) if job.weight_files else None
         engine = create(
             job.engine,
             path=job.model_path,

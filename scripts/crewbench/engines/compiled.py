@@ -1,0 +1,55 @@
+"""The compiled engine: decoding by torch.compile with CUDA graphs over a static cache, as Transformers does.
+
+Compiling is a stage of its own, on the shapes that every later call has: prefill stays eager, and a decode
+step is one token against the whole cache.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+from transformers import CompileConfig, GenerationConfig, StaticCache
+
+from crewbench.devices.budget import OutOfMemory, is_cuda_oom
+from crewbench.engines import Loaded
+from crewbench.engines.hf import Eager
+
+
+class Compiled(Eager):
+    """`cache_tokens` is the length of the one static cache: prompt and output of a call must fit in it."""
+
+    def __init__(self, *, cache_tokens: int = 2048, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.cache_tokens = cache_tokens
+
+    def load(self) -> Loaded:
+        loaded = super().load()
+        began = time.monotonic()
+        try:
+            self._compile()
+        except RuntimeError as error:
+            if is_cuda_oom(error):
+                raise OutOfMemory.from_cuda(error, "load") from error
+            raise
+        return replace(loaded, compile_s=time.monotonic() - began)
+
+    def _compile(self) -> None:
+        """Two short generations: the first compiles, the second records the graphs."""
+        # One cache for all calls: a new one would lie elsewhere, and recorded graphs know addresses.
+        self.cache = StaticCache(config=self.model.config, max_cache_len=self.cache_tokens)
+        prompt = torch.ones(1, 8, dtype=torch.long, device=self.devices[0])
+        for _ in range(2):
+            self.model.generate(prompt, attention_mask=torch.ones_like(prompt), **self.call_options())
+        torch.cuda.synchronize()
+
+    def _generation(self, given: GenerationConfig) -> GenerationConfig:
+        generation = super()._generation(given)
+        generation.compile_config = CompileConfig(fullgraph=True, dynamic=False)
+        return generation
+
+    def call_options(self) -> dict[str, Any]:
+        self.cache.reset()
+        return {**super().call_options(), "past_key_values": self.cache}

@@ -1,0 +1,65 @@
+"""Engines on a real GPU, on the tiny checkpoint in bfloat16."""
+
+import sys
+
+import pytest
+
+from study import SCRIPTS, run
+
+pytestmark = pytest.mark.gpu
+TOKENS = 48
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    place = tmp_path_factory.mktemp("model")
+    spec = '{"kind": "synthetic", "shape": "tiny", "seed": 0, "dtype": "bfloat16", "model_id": "tiny"}'
+    run(sys.executable, SCRIPTS / "model.py", "--spec", spec, "--out", place, cwd=place)
+    return place / "weights"
+
+
+def answer(checkpoint, name, **options):
+    """One answer's ids, twice, and what loading took."""
+    from langchain_core.messages import HumanMessage
+
+    from crewbench.engines import create
+    from crewbench.engines.account import CountedByDevice
+
+    engine = create(
+        name,
+        path=checkpoint,
+        dtype="bfloat16",
+        devices=["cuda:0"],
+        length="fixed",
+        tokens=TOKENS,
+        account=CountedByDevice(),
+        **options,
+    )
+    loaded = engine.load()
+    completions = [engine.complete([HumanMessage(content="What breaks first?")], 1e12) for _ in range(2)]
+    return engine, loaded, completions
+
+
+def test_the_parallel_loader_gives_the_same_tokens_as_the_plain_one(checkpoint):
+    _, _, plain = answer(checkpoint, "eager")
+    _, _, parallel = answer(checkpoint, "eager", loader="parallel")
+    assert plain[0].prompt_ids == parallel[0].prompt_ids
+    assert plain[0].output_ids == parallel[0].output_ids == plain[1].output_ids
+
+
+def test_a_compiled_engine_chooses_what_eager_finds_best_or_nearly_so(checkpoint):
+    """With random weights logits are nearly flat, so ids may differ at ties: judged by the gap in logits."""
+    import torch
+
+    eager, _, _ = answer(checkpoint, "eager")
+    _, loaded, compiled = answer(checkpoint, "compiled", cache_tokens=256)
+    assert loaded.compile_s > 0
+    for completion in compiled:
+        assert len(completion.output_ids) == TOKENS
+        prompt = len(completion.prompt_ids)
+        ids = torch.tensor([completion.prompt_ids + completion.output_ids], device="cuda:0")
+        with torch.no_grad():
+            logits = eager.model(ids).logits[0, prompt - 1 : -1].float()
+        chosen = logits.gather(1, ids[0, prompt:, None])[:, 0]
+        gap = (logits.max(1).values - chosen).max().item()
+        assert gap < 0.5 * logits.std().item()
