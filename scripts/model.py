@@ -19,6 +19,7 @@ from typing import Any
 from crewbench.checkpoint import manifest, synthetic
 from crewbench.checkpoint.files import CheckpointError
 from crewbench.checkpoint.manifest import Manifest
+from crewbench.watch import end_with_workflow
 
 
 def make(spec: Mapping[str, Any], out: Path) -> Manifest:
@@ -38,6 +39,7 @@ def make(spec: Mapping[str, Any], out: Path) -> Manifest:
 
 
 def main() -> int:
+    end_with_workflow()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

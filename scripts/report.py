@@ -13,9 +13,11 @@ import sys
 from pathlib import Path
 
 from crewbench import report, tables
+from crewbench.watch import end_with_workflow
 
 
 def main() -> int:
+    end_with_workflow()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -29,6 +29,7 @@ TRIAL = (
     "crewbench/devices/**/*.py",
     "crewbench/engines/**/*.py",
     "crewbench/execute/**/*.py",
+    "crewbench/watch.py",
 )
 """What runs in a trial. A test follows the imports of scripts/trial.py and compares."""
 
@@ -46,6 +47,8 @@ UNMEASURED = {
 MODEL = (
     "model.py",
     "crewbench/checkpoint/**/*.py",
+    "crewbench/devices/procfs.py",
+    "crewbench/watch.py",
 )
 """What makes a checkpoint."""
 

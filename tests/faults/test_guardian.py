@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from crewbench.devices import procfs
 from processes import MARK, marked, new_mark, wait_gone
 
 # A trial that starts a child in a session of its own, which starts an orphan of its own: the worst case.
@@ -30,18 +31,23 @@ sys.exit(supervised(body))
 """
 
 
-class Trial:
-    """A launcher with its guardian, trial and the trial's children, all up."""
+# A workflow that starts the rest through a shell, as Snakemake does. `exit` keeps both shells in between.
+WORKFLOW = ["sh", "-c", 'export CREWBENCH_WORKFLOW_PID=$$; sh -c "$0" "$@"; exit $?', '"$@"; exit $?', "sh"]
 
-    def __init__(self, *args, workflow=None):
+
+def environment(**added):
+    env = {name: value for name, value in os.environ.items() if name != "CREWBENCH_WORKFLOW_PID"}
+    return {**env, "PYTHONPATH": os.pathsep.join(sys.path), **added}
+
+
+class Trial:
+    """A launcher with its guardian, trial and the trial's children, all up; with `workflow`, below one."""
+
+    def __init__(self, *args, workflow=False):
         self.mark = new_mark()
-        env = {**os.environ, MARK: self.mark, "PYTHONPATH": os.pathsep.join(sys.path)}
-        env.pop("CREWBENCH_WORKFLOW_PID", None)
-        if workflow is not None:
-            env["CREWBENCH_WORKFLOW_PID"] = str(workflow)
         self.launcher = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *args],
-            env=env,
+            [*(WORKFLOW if workflow else []), sys.executable, "-c", PROGRAM, *args],
+            env=environment(**{MARK: self.mark}),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -88,14 +94,31 @@ def test_a_signal_to_the_launcher_ends_everything_and_shows_in_the_exit_code(num
     assert code == 128 + number
 
 
-def test_the_end_of_the_workflow_ends_the_trial():
-    workflow = subprocess.Popen(["sleep", "600"])
-    trial = Trial(workflow=workflow.pid)
-    workflow.kill()
-    workflow.wait()
+@pytest.mark.parametrize("victim", ["workflow", "shell"])
+def test_the_end_of_the_workflow_or_of_a_shell_between_ends_the_trial(victim):
+    trial = Trial(workflow=True)
+    assert len(trial.all) == 7
+    shell = procfs.parent(procfs.parent(trial.guardian))
+    assert procfs.parent(shell) == trial.launcher.pid
+    os.kill(shell if victim == "shell" else trial.launcher.pid, signal.SIGKILL)
     code, survivors = trial.survivors()
     assert survivors == []
     assert code != 0
+
+
+def test_a_trial_that_is_not_below_its_workflow_any_more_ends():
+    """Its shell was killed before anybody could watch it, and the trial has another parent now."""
+    workflow = subprocess.Popen(["sleep", "600"])
+    program = "import sys, time; from crewbench.execute.guardian import supervised; "
+    program += "sys.exit(supervised(lambda: time.sleep(600)))"
+    env = environment(CREWBENCH_WORKFLOW_PID=str(workflow.pid))
+    try:
+        done = subprocess.run([sys.executable, "-c", program], env=env, stderr=subprocess.PIPE, timeout=60)
+    finally:
+        workflow.kill()
+        workflow.wait()
+    assert done.returncode != 0
+    assert b"a process above it ended" in done.stderr
 
 
 def test_a_trial_that_finishes_gives_its_exit_code_and_its_leftovers_are_ended():

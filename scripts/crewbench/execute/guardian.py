@@ -1,13 +1,14 @@
 """Keeps a trial's processes together, so that whatever dies first, nothing of the trial outlives it.
 
     launcher    what Snakemake starts; passes signals on and returns the trial's exit code
-    guardian    in a session of its own; watches the launcher and the workflow; adopts every orphan
+    guardian    in a session of its own; watches the launcher, the workflow and the shell between them;
+                adopts every orphan
     trial       runs the rounds; its workers watch it
 
-When the launcher, the workflow or the trial ends, the guardian kills what is left below it and waits
-until it is gone. When the guardian itself is killed, the kernel kills the trial (PR_SET_PDEATHSIG) and
-the workers see their trial gone. A worker forked by a zygote is no child of the trial, so the parent's
-death signal alone would not reach it; being adopted by the guardian (PR_SET_CHILD_SUBREAPER) does.
+When one of those or the trial ends, the guardian kills what is left below it and waits until it is gone.
+When the guardian itself is killed, the kernel kills the trial (PR_SET_PDEATHSIG) and the workers see their
+trial gone. A worker forked by a zygote is no child of the trial, so the parent's death signal alone would
+not reach it; being adopted by the guardian (PR_SET_CHILD_SUBREAPER) does.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from crewbench.devices import procfs
+from crewbench.watch import above
 
-WORKFLOW_PID = "CREWBENCH_WORKFLOW_PID"
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -81,10 +82,9 @@ def _guard(body: Callable[[], int], launcher: int, scratch: Path | None) -> int:
     trial_fd = os.pidfd_open(trial)
     watched = {trial_fd: "the trial", wake_read: "a signal"}
     try:
-        watched[_watch_parent(launcher)] = "the launcher"
-        workflow = os.environ.get(WORKFLOW_PID)
-        if workflow:
-            watched[os.pidfd_open(int(workflow))] = "the workflow"
+        watched |= {os.pidfd_open(launcher): "the launcher"} | above(launcher)
+        if os.getppid() != launcher:
+            raise ProcessLookupError(launcher)
     except ProcessLookupError:
         ended = "a process above it"
     else:
@@ -103,14 +103,6 @@ def _guard(body: Callable[[], int], launcher: int, scratch: Path | None) -> int:
     if scratch is not None:
         shutil.rmtree(scratch, ignore_errors=True)
     return code
-
-
-def _watch_parent(launcher: int) -> int:
-    """A pidfd of the launcher; ProcessLookupError if it is gone already."""
-    fd = os.pidfd_open(launcher)
-    if os.getppid() != launcher:
-        raise ProcessLookupError(launcher)
-    return fd
 
 
 def _run_trial(body: Callable[[], int], guardian: int) -> int:
