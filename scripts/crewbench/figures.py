@@ -916,7 +916,8 @@ def _devices_panel(
         rows = samples[(samples["device_index"] == device) & samples["t_at_s"].between(0, end * 1.01)]
         values = rows[column].to_numpy(dtype=float)
         if column == "used_mib":
-            budget = (rows["used_mib"] + rows["free_mib"]).max()
+            # The median: while a process goes, a driver may count its memory as used and as free.
+            budget = (rows["used_mib"] + rows["free_mib"]).median()
             full = budget if budget > 0 else np.nanmax(values, initial=1.0)
         ax.axhline(i + 0.5, color=_RULE, lw=0.6)
         if len(values) == 0 or np.isnan(values).all():

@@ -324,7 +324,7 @@ def device_rows(trial: Trial) -> list[dict[str, Any]]:
     for device in trial.record["devices"]:
         uuid = device["uuid"]
         seen = trial.gpu.of(uuid, *windows["all"])
-        full = [u + f for u, f in zip(seen["used_mib"], seen["free_mib"], strict=True)]
+        budget_mib = trial.record["spec"].get("memory_mib") or device["memory_mib"]
         rows.append(
             {
                 **trial.record["identity"],
@@ -334,7 +334,7 @@ def device_rows(trial: Trial) -> list[dict[str, Any]]:
                 "device_name": inert.excerpt(str(device.get("name", "")), 80),
                 "in_use": uuid in held,
                 "simulated_budget": bool(trial.record.get("simulated_budget")),
-                "budget_mib": device.get("memory_mib") or _largest(np.array(full)),
+                "budget_mib": budget_mib,
                 "used_peak_mib": _largest(seen["used_mib"]),
                 "used_mean_mib": _mean(seen, "used_mib"),
                 "util_peak_pct": _largest(seen["util_pct"]),
