@@ -1,6 +1,6 @@
 """The modes: each file here is one way to deploy the crew, a pure function to Deployments.
 
-A mode is found by itself: a module with a `MODE`. To add one, add a file (docs/adding-a-mode.md).
+A mode is found by itself: a module with a `MODE`. To add one, add a file (CONTRIBUTING.md).
 """
 
 from __future__ import annotations
