@@ -52,6 +52,14 @@ def body(args: argparse.Namespace, scratch: Path) -> int:
     return 0
 
 
+def roomy(directory: str) -> str:
+    """The temporary directory, or /tmp where its path leaves a socket's name no room.
+
+    A socket's path has at most 107 bytes (unix(7)), of which the scratch directory and the zygote's take 51.
+    """
+    return directory if len(os.fsencode(directory)) <= 107 - 51 else "/tmp"
+
+
 def main() -> int:
     from crewbench.execute.guardian import supervised
 
@@ -60,7 +68,7 @@ def main() -> int:
     parser.add_argument("--trial", required=True, help="a trial_id of that matrix")
     parser.add_argument("--out", type=Path, required=True, help="the trial's directory")
     args = parser.parse_args()
-    scratch = Path(tempfile.mkdtemp(prefix="crewbench-"))
+    scratch = Path(tempfile.mkdtemp(prefix="crewbench-", dir=roomy(tempfile.gettempdir())))
     return supervised(lambda: body(args, scratch), scratch)
 
 

@@ -221,6 +221,15 @@ def test_an_out_of_memory_without_a_further_attempt_leaves_the_other_agents_runn
     assert sorted(warm) == ["ok", "ok", "ok", "skipped", "skipped"]
 
 
+def test_a_long_temporary_directory_leaves_room_for_the_zygotes_socket(study, tmp_path):
+    long = tmp_path / ("deep" * 20)
+    long.mkdir()
+    running = Running(study({**hard("shared"), "warm_rounds": 0}), r"worker .*: ready", TMPDIR=str(long))
+    code, survivors = running.finish()
+    assert (code, survivors) == (0, [])
+    assert running.result().trial["status"] == "ok"
+
+
 def test_an_unknown_trial_is_named_and_nothing_is_written(study):
     from study import run
 

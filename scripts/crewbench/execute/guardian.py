@@ -61,6 +61,8 @@ def supervised(body: Callable[[], int], scratch: Path | None = None) -> int:
         with suppress(InterruptedError):
             _, status = os.waitpid(guardian, 0)
             break
+    if scratch is not None:  # gone already, unless the guardian was killed
+        shutil.rmtree(scratch, ignore_errors=True)
     if caught:
         return 128 + caught[0]
     return os.waitstatus_to_exitcode(status) & 0xFF if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
