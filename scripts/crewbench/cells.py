@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache
-from itertools import islice
 from typing import Any
 
 import pandas as pd
 
+from crewbench.deployment import Deployment
 from crewbench.modes import MODES
 from crewbench.trial import Cell
 
@@ -45,12 +45,29 @@ def had(mode: str, gpus: int, kind: str = "gpu") -> str:
 
 
 @cache
+def _attempts(mode: str) -> tuple[Deployment, ...]:
+    """What the mode makes of two agents and two GPUs; nothing for a mode that this version has not."""
+    if mode not in MODES:
+        return ()
+    return tuple(MODES[mode].attempts(Cell(mode, gpus=2, agents=2, engine="eager", start="zygote")))
+
+
 def searches(mode: str) -> bool:
     """Whether the mode has more than one attempt."""
-    if mode not in MODES:
-        return False
-    cell = Cell(mode, gpus=2, agents=2, engine="eager", start="zygote")
-    return len(list(islice(MODES[mode].attempts(cell), 2))) > 1
+    return len(_attempts(mode)) > 1
+
+
+def copies(mode: str) -> str:
+    """ "each": a model copy for each agent, all resident at once; "one": a single resident copy; else ""."""
+    for deployment in _attempts(mode)[-1:]:
+        if deployment.lifetime == "trial":
+            return {1: "one", 2: "each"}[len(deployment.workers)]
+    return ""
+
+
+def baseline() -> str | None:
+    """The mode that speed-ups are against."""
+    return next((m.name for m in MODES.values() if m.baseline), None)
 
 
 def label(row: Row, varying: Iterable[str] = (), kind: str = "gpu") -> str:

@@ -46,6 +46,13 @@ _INK, _QUIET, _RULE, _PAPER = (c.light for c in (palette.INK, palette.QUIET, pal
 _BAD, _STARTING, _WAITING = (c.light for c in (palette.BAD, palette.STARTING, palette.WAITING))
 
 
+def _setting_words(setting: Mapping[str, Any], without: Iterable[str] = ()) -> str:
+    words = {"agents": "{} agents", "engine": "{} engine", "start": "{} start", "variant": "variant {}"}
+    return ", ".join(
+        text.format(setting[name]) for name, text in words.items() if name not in without and name in setting
+    )
+
+
 @dataclass(frozen=True)
 class Study:
     """The tables, and what the figures show of them: the headline setting first."""
@@ -93,12 +100,7 @@ class Study:
 
     def setting_words(self, *without: str) -> str:
         """ "8 agents, eager engine, zygote start, variant base"."""
-        words = {"agents": "{} agents", "engine": "{} engine", "start": "{} start", "variant": "variant {}"}
-        return ", ".join(
-            text.format(self.setting[name])
-            for name, text in words.items()
-            if name not in without and name in self.setting
-        )
+        return _setting_words(self.setting, without)
 
     def question(self, name: str) -> str:
         return QUESTIONS[name].format(device=self.device)
@@ -379,7 +381,7 @@ def _stage_means(study: Study, trials: pd.DataFrame, phase: str) -> dict[str, fl
 def scaling(study: Study, canvas: Canvas) -> Drawn:
     """Makespan and efficiency over GPU counts, for the modes that were run on several."""
     trials = study.trials
-    fixed = trials[trials["mode"] != "auto_expand"]  # there `gpus` is a limit, not what was used
+    fixed = trials[~trials["mode"].map(cells.searches)]  # there `gpus` is a limit, not what was used
     several = [m for m, g in fixed.groupby("mode", observed=True, sort=False) if g["gpus"].nunique() > 1]
     if not several:
         return _missing(
@@ -502,14 +504,15 @@ def scaling(study: Study, canvas: Canvas) -> Drawn:
 
 
 def attempts(study: Study, canvas: Canvas) -> Drawn:
-    """Every attempt of auto_expand in time, one row per trial, each with its status and cost."""
-    rows = cells.only(study.tables["attempts"], {k: v for k, v in study.setting.items()})
-    rows = rows[rows["mode"] == "auto_expand"]
+    """Every attempt of the modes that search, in every setting: one row per trial, each with its status."""
+    rows = study.tables["attempts"]
+    rows = rows[rows["mode"].map(cells.searches)]
     if rows.empty:
-        return _missing(study, "attempts", "auto_expand was not run in this setting")
-    trials = [(key, g) for key, g in rows.groupby(["gpus", "repeat"], sort=True)][:ROWS_MAX]
-    labels = [f"repeat {repeat}" for (_, repeat), _ in trials]
-    colour = canvas.mode("auto_expand")
+        return _missing(study, "attempts", "no mode that searches was run")
+    varying = [n for n in cells.varying(rows, (*cells.SETTING, "mode", "gpus")) if n != "host"]
+    trials = [(key, g) for key, g in rows.groupby([*varying, "repeat"], sort=True)][:ROWS_MAX]
+    labels = [", ".join([*map(str, key[:-1]), f"repeat {key[-1]}"]) for key, _ in trials]
+    colour = canvas.mode(rows["mode"].iloc[0])
     lines = drawing.Rows(labels, canvas)
     sheet = Sheet(
         canvas,
@@ -567,7 +570,7 @@ def attempts(study: Study, canvas: Canvas) -> Drawn:
     caption = (
         f"The number in a bar is how many {study.device}s that attempt had. "
         + (f"On average {'; '.join(per_count)}. " if per_count else "No attempt failed. ")
-        + f"{study.setting_words()}; n = {len(trials)} trials."
+        + f"{_setting_words(rows.iloc[0], varying)}; n = {len(trials)} trials."
     )
     return _drawn("attempts", sheet, caption, "; ".join(said), study.budget_note())
 

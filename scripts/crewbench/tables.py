@@ -496,7 +496,7 @@ def _join(bodies: list[bytes], row_type: type) -> pd.DataFrame:
 def summarise(trials: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row per cell, host and metric: the estimate over the trials that worked, of all that were run.
 
-    After the metrics come comparisons paired by repeat: `speedup_*` against `sequential` where both do the
+    After the metrics come comparisons paired by repeat: `speedup_*` against the baseline where both do the
     same work in the same setting, and `efficiency_*` against the fewest GPUs that the same mode worked on.
     """
     groups: dict[tuple, list[Mapping[str, Any]]] = defaultdict(list)
@@ -523,13 +523,14 @@ def summarise(trials: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             values = [t[metric.name] for t in ok if t[metric.name] is not None]
             mean = stats.geometric_mean if metric.scale == "log" else stats.arithmetic_mean
             rows.append({**base, **_estimate_row(metric.name, metric.unit, mean(values), values)})
-        sequential = worked.get(("sequential", 1, *key[2:]))
+        usual = cells.baseline()
+        against = worked.get((usual, 1, *key[2:]))
         first = fewest.get(_without_gpus(key))
         for phase in ("cold", "warm"):
             ours = _by_repeat(ok, f"{phase}_s")
-            if sequential is not None and key[0] != "sequential":
-                ratio = stats.paired(metrics.speedup, _by_repeat(sequential, f"{phase}_s"), ours)
-                rows.append({**base, **_estimate_row(f"speedup_{phase}", "×", ratio, baseline="sequential")})
+            if against is not None and key[0] != usual:
+                ratio = stats.paired(metrics.speedup, _by_repeat(against, f"{phase}_s"), ours)
+                rows.append({**base, **_estimate_row(f"speedup_{phase}", "×", ratio, baseline=usual)})
             if first is not None and first != key:
                 ratio = stats.paired(
                     partial(_efficiency, first[1], key[1]), _by_repeat(worked[first], f"{phase}_s"), ours

@@ -66,7 +66,7 @@ def fastest(trials: pd.DataFrame, phase: str, kind: str) -> Answer:
     support = [f"{estimate(best, 's')}, n = {best.n}."]
     after = ranked[1:2]  # the next cell, the next other mode, and the usual baseline
     after += [r for r in ranked[2:] if r[1][0] != key[0]][:1] if after and after[0][1][0] == key[0] else []
-    after += [r for r in ranked[1:] if r[1][0] == "sequential" and r not in after]
+    after += [r for r in ranked[1:] if r[1][0] == cells.baseline() and r not in after]
     for _, other, theirs in after:
         support.append(_against(stats.paired(metrics.speedup, theirs, values), _name(other, kind)))
     if after and best.n < SIGNIFICANT_FROM:
@@ -78,28 +78,31 @@ def fastest(trials: pd.DataFrame, phase: str, kind: str) -> Answer:
 
 
 def devices_needed(trials: pd.DataFrame, attempts: pd.DataFrame, kind: str) -> Answer:
-    """What auto_expand found, with the attempts that failed as evidence; else what parallel worked on."""
+    """What a search found, with the attempts that failed as evidence; else where a copy per agent worked."""
     noun = "CPU slots" if kind == "slot" else "GPUs"
     question = f"How many {noun} does a copy per agent need?"
     note = ("The memory budget is simulated.",) if trials["simulated_budget"].any() else ()
-    expanded = trials[trials["mode"] == "auto_expand"]
+    expanded = trials[trials["mode"].map(cells.searches)]
     worked = expanded[expanded["status"] == Status.OK]
-    shared = trials[(trials["mode"] == "shared") & (trials["status"] == Status.OK)]
+    same_work = trials["workload"] == cells.common_workload(trials)
+    single = (trials["mode"].map(cells.copies) == "one") & same_work
+    shared = trials[single & (trials["status"] == Status.OK)]
     one = (f"One shared copy worked on {cells.devices(1, kind)}.",) if len(shared) else ()
     if len(worked):
         found = sorted({int(g) for g in worked["gpus_used"]})
-        failed = attempts[(attempts["mode"] == "auto_expand") & (attempts["status"] != Status.OK)]
+        failed = attempts[attempts["mode"].map(cells.searches) & (attempts["status"] != Status.OK)]
         tried = [
             f"{cells.devices(int(g), kind)}: {ended(str(s))} in {len(rows)} of {len(expanded)} trials."
             for (g, s), rows in failed.groupby(["gpus_used", "status"])
         ]
         answer = " or ".join(cells.devices(g, kind) for g in found)
-        certain = f"Worked in {len(worked)} of {len(expanded)} trials of {cells.mode_title('auto_expand')}."
+        certain = f"Worked in {len(worked)} of {len(expanded)} trials of {_titles(expanded)}."
         return Answer("devices", question, answer, (certain, *tried, *one, *note))
-    fixed = trials[(trials["mode"] == "parallel")]
+    each = trials["mode"].map(cells.copies) == "each"
+    fixed = trials[each & ~trials["mode"].map(cells.searches) & same_work]
     fits = sorted({int(g) for g in fixed[fixed["status"] == Status.OK]["gpus"]})
     if fits:
-        said = f"{cells.mode_title('parallel')} worked there; fewer were not searched."
+        said = f"{_titles(fixed)} worked there; fewer were not searched."
         return Answer("devices", question, f"At most {cells.devices(fits[0], kind)}", (said, *one, *note))
     return Answer("devices", question, "Not found: no trial with a copy per agent worked.", (*one, *note))
 
@@ -125,6 +128,10 @@ def what_failed(trials: pd.DataFrame, attempts: pd.DataFrame, skipped: int) -> A
         else f"None of {count(len(trials), 'trial')}"
     )
     return Answer("failed", question, answer, tuple(support))
+
+
+def _titles(trials: pd.DataFrame) -> str:
+    return " and ".join(cells.mode_title(m) for m in dict.fromkeys(trials["mode"]))
 
 
 def _measured(trial: Mapping[str, Any], column: str) -> bool:

@@ -182,14 +182,14 @@ def test_a_figure_without_data_says_why(tmp_path):
     names = figures.write(one, out, png_dpi=40)
     index = {entry["name"]: entry for entry in json.loads((out / "figures.json").read_text())}
     assert list(index) == names
-    assert "auto_expand was not run" in index["attempts"]["missing"]
+    assert "no mode that searches was run" in index["attempts"]["missing"]
     assert "several numbers of slots" in index["scaling"]["missing"]
     assert "several start states" in index["starts"]["missing"]
     for name in names:
         assert (out / f"{name}.svg").exists()
         assert (out / f"{name}-narrow.svg").exists()
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert "Not measured: auto_expand was not run" in (out / "attempts.svg").read_text()
+    assert "Not measured: no mode that searches was run" in (out / "attempts.svg").read_text()
 
 
 def test_a_study_in_which_nothing_worked_is_drawn(tmp_path):

@@ -17,7 +17,8 @@ from crewbench.trial import Cell
 @dataclass(frozen=True, slots=True)
 class Mode:
     """`attempts(cell)` are tried in order until one runs without an OOM; `unfit(cell)` says why a
-    cell makes no sense, or None. `rank` orders the modes in tables and figures."""
+    cell makes no sense, or None. `rank` orders the modes in tables and figures; speed-ups are against the
+    mode that is the `baseline`."""
 
     name: str
     title: str
@@ -25,6 +26,7 @@ class Mode:
     rank: int
     attempts: Callable[[Cell], Iterable[Deployment]]
     unfit: Callable[[Cell], str | None]
+    baseline: bool = False
 
 
 def _discover() -> dict[str, Mode]:

@@ -24,4 +24,5 @@ MODE = Mode(
     rank=30,
     attempts=lambda cell: [deployment(cell)],
     unfit=single_gpu,
+    baseline=True,
 )
