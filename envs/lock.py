@@ -22,6 +22,8 @@ ENVS = Path(__file__).resolve().parent
 HEAD = "# Made by `make lock` from {source}: edit that one.\n"
 # Comes with every virtual environment, or is about packaging alone.
 UNPINNED = {"pip", "setuptools", "wheel"}
+# What one build of torch brings for its accelerator and another has not: torch pins it by itself.
+ACCELERATOR = ("cuda-", "nvidia-", "triton")
 
 
 def wanted(path: Path) -> list[Requirement]:
@@ -51,6 +53,8 @@ def closure(requirements: Iterable[Requirement]) -> dict[str, str]:
         pins[name] = f"{found.metadata['Name']}=={found.version.split('+')[0]}"
         for line in found.requires or ():
             needed = Requirement(line)
+            if name == "torch" and canonicalize_name(needed.name).startswith(ACCELERATOR):
+                continue
             extras = requirement.extras or {""}
             if needed.marker is None or any(needed.marker.evaluate({"extra": e}) for e in extras):
                 todo.append(needed)
