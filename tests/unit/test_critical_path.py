@@ -72,3 +72,20 @@ def test_a_step_that_waits_for_its_turn_is_queued_not_idle():
 
 def test_a_warm_step_that_starts_late_is_queued_from_the_rounds_start():
     assert stages([Piece("step", 0.25, 1.0, {"decode": 0.75}, wait="queue")], 0.0, 1.0)["queue"] == 0.25
+
+
+def test_what_ended_after_the_round_held_nothing_up():
+    pieces = [
+        Piece("step", 0.0, 2.0, {"decode": 2.0}),
+        Piece("other worker", 0.0, 9.0, {"load": 9.0}),
+    ]
+    parts = stages(pieces, 0.0, 2.0)
+    assert parts["decode"] == 2.0 and sum(parts.values()) == 2.0
+
+
+def test_pieces_shorter_than_a_clocks_read_do_not_wait_for_each_other_for_ever():
+    pieces = [
+        Piece("a", 1.0, 1.00005, {}, ("b",)),
+        Piece("b", 1.0, 1.00005, {}, ("a",)),
+    ]
+    assert sum(stages(pieces, 0.0, 1.00005).values()) == pytest.approx(1.00005, abs=2e-4)

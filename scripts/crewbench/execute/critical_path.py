@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from crewbench.records import STAGES
 
+SLACK_S = 1e-4
+"""How much later than its own start a piece may see the end of one that it waited for: a clock's read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -31,9 +34,10 @@ class Piece:
 def stages(pieces: Iterable[Piece], start_s: float, end_s: float) -> dict[str, float]:
     """Seconds per stage between two instants, summing to end_s - start_s.
 
-    Walks back from the piece that ends last, each time to the latest-ending piece that it waited for.
+    Walks back from the piece that ends last, each time to the latest-ending piece that it waited for. What
+    ended after `end_s` held nothing up.
     """
-    by_name = {p.name: p for p in pieces}
+    by_name = {p.name: p for p in pieces if p.end_s <= end_s + SLACK_S}
     total = dict.fromkeys(STAGES, 0.0)
     now, wait = end_s, "idle"
     here = max(by_name.values(), key=lambda p: p.end_s, default=None)
@@ -47,7 +51,8 @@ def stages(pieces: Iterable[Piece], start_s: float, end_s: float) -> dict[str, f
             total[stage] += seconds * shrink
         total["idle"] += max(0.0, span - named)
         now, wait = here.start_s, here.wait
-        before = [by_name[n] for n in here.after if n in by_name and by_name[n].end_s <= now + 1e-4]
+        del by_name[here.name]  # pieces shorter than the slack could wait for each other
+        before = [by_name[n] for n in here.after if n in by_name and by_name[n].end_s <= now + SLACK_S]
         here = max(before, key=lambda p: p.end_s, default=None)
     total[wait] += now - start_s
     return total

@@ -46,8 +46,8 @@ class Handle:
         self.pidfd = os.pidfd_open(process.pid)
 
     def send(self, message: tuple[Any, ...]) -> None:
-        """Tell the worker something; one that is gone is found out by its pidfd."""
-        with suppress(BrokenPipeError, ConnectionResetError):
+        """Tell the worker something; one that is gone, or closed its end, is found out otherwise."""
+        with suppress(OSError):
             self.conn.send(message)
 
     def kill(self) -> None:

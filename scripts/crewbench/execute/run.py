@@ -101,10 +101,11 @@ class _Life:
     devices: tuple[Device, ...]
     state: str = "starting"  # starting | ready | stopping | gone
     stage: str = "spawn"
+    stage_since_s: float = 0.0
     stages: Stages | None = None
     failure: Failure | None = None
     was_ready: bool = False
-    running: dict[str, float] = field(default_factory=dict)  # step, "(load)" or "(stop)" -> deadline
+    running: dict[str, float] = field(default_factory=dict)  # step, "(load)", "(stop)", "(end)" -> deadline
     stop_asked_s: float | None = None
     gone_s: float | None = None
     peaks: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -113,6 +114,23 @@ class _Life:
     @property
     def piece(self) -> str:
         return f"worker {self.worker.name}/{self.number}"
+
+    def took(self, ended_s: float) -> dict[str, float]:
+        """Seconds per stage from being asked for to ready, failed or, at `ended_s`, gone."""
+        known = self.stages
+        if known is None:
+            return {"spawn": ended_s - self.handle.asked_s}
+        took = {"spawn": known.began_s - self.handle.asked_s}
+        if known.ended_s is None:
+            if self.stage != "import":
+                took["import"] = self.stage_since_s - known.began_s
+            return {**took, self.stage: ended_s - self.stage_since_s}
+        return took | {s: getattr(known, f"{s}_s") or 0.0 for s in ("import", "context", "load", "compile")}
+
+    @property
+    def has_room(self) -> bool:
+        listens = self.state == "ready" and not self.handle.conn.closed
+        return listens and len(self.running) < self.worker.concurrency
 
     @property
     def deadline_s(self) -> float | None:
@@ -131,17 +149,14 @@ class _StepState:
 
 
 def execute(attempts: Iterable[Deployment], bench: Bench) -> Records:
-    """Run the attempts in order until one has no out-of-memory; then its warm rounds."""
+    """Run the attempts in order until one has no out-of-memory in any of its rounds."""
     records = Records()
     todo = list(attempts)
     for number, deployment in enumerate(todo, 1):
         attempt = _Attempt(number, deployment, bench, records, more_follow=number < len(todo))
-        oom = attempt.run_round(0)
-        if oom and attempt.more_follow:
+        if any(attempt.run_round(n) and attempt.more_follow for n in range(bench.warm_rounds + 1)):
             attempt.record_workers()
             continue
-        for round_number in range(1, bench.warm_rounds + 1):
-            attempt.run_round(round_number)
         attempt.stop_all()
         attempt.record_workers()
         break
@@ -163,6 +178,7 @@ class _Attempt:
         self.states: dict[str, _StepState] = {}
         self.round = 0
         self.round_start_s = 0.0
+        self.cancelled_s: float | None = None
 
     # ---- a round
 
@@ -176,7 +192,7 @@ class _Attempt:
                 self._start(worker)
         while True:
             self._advance()
-            if all(s.status is not None for s in self.states.values()) and not self._between_lives:
+            if all(s.status is not None for s in self.states.values()) and not self._between_states:
                 break
             self._wait_for_events()
             if self.more_follow and self._out_of_memory:
@@ -191,8 +207,9 @@ class _Attempt:
         return self.round == 0 and self.deployment.lifetime == "step"
 
     @property
-    def _between_lives(self) -> bool:
-        return any(life.state == "stopping" for life in self.lives)
+    def _between_states(self) -> bool:
+        """Whether a worker still starts or stops: no round ends before, and the next one starts warm."""
+        return any(life.state in ("starting", "stopping") for life in self.lives)
 
     @property
     def _out_of_memory(self) -> bool:
@@ -226,7 +243,7 @@ class _Attempt:
                 self._start(self.deployment.worker(state.step.workers[0]), for_step=state)
             return
         for life in lives:
-            if life is not None and life.state == "ready" and len(life.running) < life.worker.concurrency:
+            if life is not None and life.has_room:
                 self._send(life, state)
                 return
         if all(life is None or life.state == "gone" for life in lives):
@@ -296,10 +313,16 @@ class _Attempt:
         for life in living:
             deadline = life.deadline_s
             if life.state != "gone" and deadline is not None and deadline <= now:
-                what = "loading" if life.state == "starting" else "its steps"
-                life.failure = Failure(Status.TIMEOUT, f"worker {life.worker.name} overran {what}; killed")
+                life.failure = life.failure or self._overdue(life)
                 life.handle.kill()
                 life.running = dict.fromkeys(life.running, now + 3600.0)
+
+    def _overdue(self, life: _Life) -> Failure:
+        name = life.worker.name
+        if "(end)" in life.running:
+            return Failure(Status.ERROR, f"worker {name} closed its connection and did not end; killed")
+        what = {"starting": "loading", "stopping": "stopping"}.get(life.state, "its steps")
+        return Failure(Status.TIMEOUT, f"worker {name} overran {what}; killed")
 
     def _drain(self, life: _Life) -> None:
         while not life.handle.conn.closed and life.handle.conn.poll(0):
@@ -307,17 +330,21 @@ class _Attempt:
                 return
 
     def _hear(self, life: _Life) -> bool:
-        """Take in one message; False when the worker's end is closed."""
+        """Take in one message; False when the worker's end is closed, also in the midst of a message.
+
+        Without a connection a worker is of no use: it ends by itself in a moment, or is ended.
+        """
         try:
             message = life.handle.conn.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):
             life.handle.conn.close()
+            life.running["(end)"] = time.monotonic() + GRACE_S
             return False
         getattr(self, f"_on_{message[0]}")(life, *message[1:])
         return True
 
     def _on_stage(self, life: _Life, stage: str, at_s: float) -> None:
-        life.stage = stage
+        life.stage, life.stage_since_s = stage, at_s
         if life.stages is None:
             life.stages = Stages(began_s=at_s)
         self._say(f"{life.worker.name} (pid {life.handle.pid}): {stage}")
@@ -376,12 +403,12 @@ class _Attempt:
 
     def _cancel(self) -> None:
         """End the attempt now: kill its workers, cancel its steps, wait for the memory."""
-        now = time.monotonic()
+        self.cancelled_s = time.monotonic()
         for life in self.lives:
             if life.state != "gone":
                 if life.failure is None:
                     life.failure = Failure(Status.CANCELLED, "another worker ran out of memory")
-                life.stop_asked_s = now
+                life.stop_asked_s = self.cancelled_s
                 life.handle.kill()
         while any(life.state != "gone" for life in self.lives):
             self._wait_for_events()
@@ -408,15 +435,12 @@ class _Attempt:
         return "cold" if self.round == 0 else "warm"
 
     def _record_round(self) -> None:
-        cancelled = self.more_follow and self._out_of_memory
+        cancelled = self.cancelled_s is not None
         ends = [s.result.ended_s for s in self.states.values() if s.result is not None]
-        gone = [x.gone_s for x in self.lives if x.gone_s is not None and x.round == self.round]
-        if cancelled or not ends:
-            end = time.monotonic()
-        else:
+        if any(s.result is None and s.status is not Status.SKIPPED for s in self.states.values()):
             # A worker's death after the last step is still part of the round that waited for it.
-            failed = any(s.result is None and s.status is not Status.SKIPPED for s in self.states.values())
-            end = max(ends + (gone if failed else []))
+            ends += [x.gone_s for x in self.lives if x.gone_s is not None and x.round == self.round]
+        end = max(ends) if ends and not cancelled else time.monotonic()
         parts = critical_path.stages(self._pieces(end if cancelled else None), self.round_start_s, end)
         devices = {d.uuid for life in self.lives for d in life.devices}
         self.records.rounds.append(
@@ -440,34 +464,32 @@ class _Attempt:
     def _pieces(self, cancelled_s: float | None) -> list[Piece]:
         """This round's steps and worker lives as the pieces of its critical path."""
         pieces = []
-        previous_stop: str | None = None
+        before: tuple[str, ...] = ()
         for life in self.lives:
             if life.round != self.round and life.handle.asked_s < self.round_start_s:
                 continue
-            ran = [s.step.name for s in self.states.values() if s.life is life and s.result is not None]
+            ran = [s.result for s in self.states.values() if s.life is life and s.result is not None]
+            seen = [self.round_start_s, *(result.ended_s for result in ran)]
             if life.handle.asked_s >= self.round_start_s:
                 known = life.stages
                 ended = (known and known.ended_s) or life.stop_asked_s or life.gone_s
                 if ended is not None:
-                    took = {"spawn": known.began_s - life.handle.asked_s if known else 0.0}
-                    for stage in ("import", "context", "load", "compile"):
-                        took[stage] = (getattr(known, f"{stage}_s") if known else None) or 0.0
-                    after = (previous_stop,) if previous_stop else ()
                     # Workers are asked for one after another: until its turn, a worker is being spawned.
-                    pieces.append(Piece(life.piece, life.handle.asked_s, ended, took, after, wait="spawn"))
-            if life.gone_s is not None and life.stop_asked_s is not None and cancelled_s is None:
-                previous_stop = f"stop {life.piece}"
-                pieces.append(
-                    Piece(
-                        previous_stop,
-                        life.stop_asked_s,
-                        life.gone_s,
-                        {"stop": life.gone_s - life.stop_asked_s},
-                        (*ran, life.piece),
-                    )
-                )
+                    took = life.took(ended)
+                    pieces.append(Piece(life.piece, life.handle.asked_s, ended, took, before, wait="spawn"))
+                    seen.append(ended)
+            if life.gone_s is None or cancelled_s is not None:
+                continue
+            if life.stop_asked_s is not None:
+                begun, stage = life.stop_asked_s, {"stop": life.gone_s - life.stop_asked_s}
+            else:  # it ended by itself, and nothing explains the time since it was last heard
+                begun, stage = max(seen), {}
+            after = (*(result.step for result in ran), life.piece)
+            pieces.append(Piece(f"end {life.piece}", begun, life.gone_s, stage, after))
+            if self._renewing:
+                before = (pieces[-1].name,)
         if cancelled_s is not None:
-            begun = min(life.stop_asked_s for life in self.lives if life.stop_asked_s is not None)
+            begun = self.cancelled_s
             stop = {"stop": cancelled_s - begun}
             culprits = (x.piece for x in self.lives if x.failure and x.failure.status is Status.OOM)
             steps = (s.step.name for s in self.states.values() if s.status is Status.OOM)

@@ -212,7 +212,7 @@ def run_step(engine: Any, job: Job, order: StepOrder) -> StepResult:
     status, text, error = Status.OK, "", ""
     try:
         text = run_task(order.agent, order.task, order.context, llm, job.inputs)
-    except Exception as exc:
+    except BaseException as exc:  # a library's SystemExit too: the thread's pool would keep it to itself
         failed = failure(exc)
         status, error = failed.status, failed.error
     ended = time.monotonic()
