@@ -175,6 +175,9 @@ def test_a_step_over_its_deadline_is_a_timeout_and_its_worker_serves_the_next_ro
     rows = result.rows("agents")
     assert {r["status"] for r in rows} == {"timeout"} and len(rows) == 4
     assert "deadline" in rows[0]["error"]
+    for row in rows:  # what it did until then counts as what it was
+        assert int(row["output_tokens"]) > 0 and row["llm_calls"] == "1"
+        assert float(row["decode_s"]) > float(row["framework_s"])
     assert {r["status"] for r in result.rows("workers")} == {"ok"}
     assert result.trial["status"] == "timeout"
 

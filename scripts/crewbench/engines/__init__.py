@@ -56,7 +56,7 @@ ENGINES: dict[str, EngineInfo] = {
 class Completion:
     """One call of a model. Instants are CLOCK_MONOTONIC seconds: `called_s` when the adapter was asked,
     `prompt_s` when the engine had the prompt's ids, `token_s[i]` when output id i was there, `ended_s`
-    when the text was returned."""
+    when the text was returned, or the call failed (`prompt_s` 0: before the prompt was taken in)."""
 
     text: str
     prompt_ids: list[int]
@@ -68,8 +68,10 @@ class Completion:
 
     @property
     def prefill_s(self) -> float:
-        """From the prompt's ids to the first output id."""
-        return self.token_s[0] - self.prompt_s if self.token_s else 0.0
+        """From the prompt's ids to the first output id, or to the failure of a call that made none."""
+        if not self.prompt_s:
+            return 0.0
+        return (self.token_s[0] if self.token_s else self.ended_s) - self.prompt_s
 
     @property
     def decode_s(self) -> float:
@@ -110,7 +112,8 @@ class Engine(Protocol):
         """Put the model on its devices. Raises OutOfMemory."""
 
     def complete(self, messages: list[BaseMessage], deadline_s: float) -> Completion:
-        """Answer a conversation. Raises OutOfMemory, StepTimeout (deadline_s is CLOCK_MONOTONIC)."""
+        """Answer a conversation. Raises OutOfMemory, StepTimeout (deadline_s is CLOCK_MONOTONIC), with
+        what was made until then as the error's `completion`, where the prompt was read."""
 
     def count_tokens(self, messages: list[BaseMessage]) -> int:
         """How many ids the conversation's prompt has."""

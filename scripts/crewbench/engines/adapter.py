@@ -44,7 +44,13 @@ class AgentLLM(BaseLLM):
         return self._completions
 
     def call(self, messages: Any, *args: Any, **kwargs: Any) -> str:
-        completion = self._engine.complete(to_langchain(messages), self._deadline_s)
+        try:
+            completion = self._engine.complete(to_langchain(messages), self._deadline_s)
+        except Exception as error:
+            made = getattr(error, "completion", None)
+            if made is not None:
+                self._completions.append(made)
+            raise
         self._completions.append(completion)
         self._track_token_usage_internal(
             {

@@ -65,6 +65,18 @@ class Recorder(BaseStreamer):
     def end(self) -> None:
         pass
 
+    def completion(self, text: str, called_s: float) -> Completion:
+        """The call until now."""
+        return Completion(
+            text=text,
+            prompt_ids=self.prompt_ids or [],
+            output_ids=self.output_ids,
+            called_s=called_s,
+            prompt_s=self.prompt_s,
+            token_s=self.token_s,
+            ended_s=time.monotonic(),
+        )
+
 
 def _typed(error: RuntimeError, phase: str) -> Exception:
     """CUDA's out-of-memory as ours, any other error as it is."""
@@ -164,17 +176,16 @@ class Eager:
                         "add_special_tokens": False,
                     },
                 )
-        except RuntimeError as error:
-            raise _typed(error, "decode" if recorder and recorder.token_s else "prefill") from error
-        return Completion(
-            text=answer.content,
-            prompt_ids=recorder.prompt_ids or [],
-            output_ids=recorder.output_ids,
-            called_s=called,
-            prompt_s=recorder.prompt_s,
-            token_s=recorder.token_s,
-            ended_s=time.monotonic(),
-        )
+        except Exception as error:
+            typed = error
+            if isinstance(error, RuntimeError):
+                typed = _typed(error, "decode" if recorder and recorder.token_s else "prefill")
+            if recorder is not None and recorder.prompt_ids is not None:
+                typed.completion = recorder.completion("", called)
+            if typed is error:
+                raise
+            raise typed from error
+        return recorder.completion(answer.content, called)
 
     def _generation(self, given: GenerationConfig) -> GenerationConfig:
         """Greedy, and all that one call is told: nothing of the checkpoint's own sampling is left."""
