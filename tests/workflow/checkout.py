@@ -24,10 +24,12 @@ STUDY = {
 
 
 def sources() -> list[str]:
-    """What belongs to the project: tracked files, and new ones that git does not ignore."""
+    """What belongs to the project: tracked files, and new ones that git does not ignore. Not the reference
+    results, so that whatever is in results/ was made by the test."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    return [name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+    names = (name for name in listed.stdout.splitlines() if not name.startswith("results/"))
+    return [name for name in names if (ROOT / name).is_file()]
 
 
 def _copy(source: str, target: str) -> str:
