@@ -37,7 +37,9 @@ rule all:
     default_target: True
     input:
         rules.report.output.page,
-        [f"{trial.dir}/trial.json" for trial in MATRIX],
+        rules.figures.output,
+        rules.tables.output,
+        rules.tables.input.trials,
 
 
 # The scripts read the manifest. It is no rule's output: Snakemake does not look for other changes in what

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 
@@ -139,6 +140,19 @@ def test_a_changed_template_writes_the_report_alone(copy):
 def test_a_deleted_trial_is_noticed_behind_a_finished_report_and_runs_alone(copy):
     (trial_dir(copy) / "trial.json").unlink()
     assert copy.wanted() == {"trial": 1, **AFTER_TRIALS}
+
+
+def test_one_deleted_file_of_a_trial_is_noticed_too_and_measured_again(copy):
+    (trial_dir(copy) / "workers.csv").unlink()
+    assert copy.wanted() == {"trial": 1, **AFTER_TRIALS}
+
+
+@pytest.mark.parametrize(
+    ("name", "jobs"), [("tables", AFTER_TRIALS), ("figures", {"figures": 1, "report": 1})]
+)
+def test_a_deleted_directory_of_results_is_made_again(copy, name, jobs):
+    shutil.rmtree(copy.place / "results" / name)
+    assert copy.wanted() == jobs
 
 
 def test_a_deleted_manifest_reruns_nothing_and_is_written_by_the_next_run(copy):

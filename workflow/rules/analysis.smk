@@ -4,7 +4,8 @@
 
 rule tables:
     input:
-        trials=[f"{trial.dir}/trial.json" for trial in MATRIX],
+        # Every file: one that is missing is measured again, and one that was altered is read again, and found.
+        trials=[f"{trial.dir}/{os.path.basename(path)}" for trial in MATRIX for path in rules.trial.output],
     output:
         report(
             directory("results/tables"),
