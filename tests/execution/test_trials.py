@@ -170,6 +170,7 @@ def test_auto_expand_keeps_its_failed_attempts_as_rows_with_their_cost(results):
     for before, after in zip(rounds, rounds[1:], strict=False):
         assert float(before["ended_at_s"]) <= float(after["started_at_s"])
     assert all(float(r["makespan_s"]) > 0 for r in rounds)
+    assert all(float(r["stop_s"]) > 0 for r in rounds[:2])
     failed = [r for r in results["auto_expand"].rows("agents") if r["attempt"] == "1"]
     assert {r["status"] for r in failed} == {"oom", "cancelled"}
     assert any("simulated budget" in r["error"] for r in failed)

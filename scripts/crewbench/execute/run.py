@@ -493,7 +493,8 @@ class _Attempt:
             stop = {"stop": cancelled_s - begun}
             culprits = (x.piece for x in self.lives if x.failure and x.failure.status is Status.OOM)
             steps = (s.step.name for s in self.states.values() if s.status is Status.OOM)
-            pieces.append(Piece("cancel", begun, cancelled_s, stop, (*culprits, *steps)))
+            # From the out-of-memory itself: until it is heard of, the attempt is being stopped.
+            pieces.append(Piece("cancel", begun, cancelled_s, stop, (*culprits, *steps), wait="stop"))
         for state in self.states.values():
             result = state.result
             if result is None or state.life is None:
