@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from crewbench.devices.inventory import Device, TooFewDevices
-from crewbench.devices.lease import LeaseTimeout, lease
+from crewbench.devices.lease import LeaseTimeout, directory, lease
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 DEVICES = tuple(Device(f"slot-{i}", i, "slot", "CPU slot", 100) for i in range(4))
@@ -204,8 +204,17 @@ def test_a_count_that_cannot_be_had_is_refused_at_once(count):
 
 def test_the_default_directory_is_open_to_every_user(tmp_path, monkeypatch):
     monkeypatch.delenv("CREWBENCH_LEASE_DIR")
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("crewbench.devices.lease.HOST_TEMPORARY", tmp_path)
     lease(DEVICES, 1).release()
     place = tmp_path / "crewbench-leases"
     assert place.stat().st_mode & 0o7777 == 0o1777
     assert {p.stat().st_mode & 0o777 for p in place.iterdir()} == {0o666}
+
+
+def test_users_with_temporary_directories_of_their_own_lease_from_each_other(tmp_path, monkeypatch):
+    monkeypatch.delenv("CREWBENCH_LEASE_DIR")
+    found = set()
+    for name in ("one", "another"):
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / name))
+        found.add(directory())
+    assert len(found) == 1

@@ -26,6 +26,7 @@ from crewbench.devices.inventory import Device, TooFewDevices
 # Waiting is blocking, on inotify. The kernel announces a closed file just before it drops its lock, and
 # inotify may be missing: so a waiter also looks again after this long.
 LOOK_AGAIN_S = 0.25
+HOST_TEMPORARY = Path("/tmp")
 _IN_CLOSE = 0x08 | 0x10
 
 
@@ -72,7 +73,9 @@ def directory() -> Path:
     """Where the lock files are: CREWBENCH_LEASE_DIR, or a directory of the host's temporary one that every
     user may write in. Must be on a local file system."""
     chosen = os.environ.get("CREWBENCH_LEASE_DIR")
-    path = Path(chosen) if chosen else Path(tempfile.gettempdir()) / "crewbench-leases"
+    # Not TMPDIR: users and batch jobs have their own, and leases that do not meet exclude nobody.
+    common = HOST_TEMPORARY if os.access(HOST_TEMPORARY, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
+    path = Path(chosen) if chosen else common / "crewbench-leases"
     try:
         path.mkdir(parents=True)
         path.chmod(0o1777)
