@@ -9,7 +9,9 @@ or an agent's error is a status in its rows. Any other code means that the harne
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -26,13 +28,18 @@ THREAD_LIMITS = (
     "GOTO_NUM_THREADS",
 )
 
+SCRATCH_MIB = 64
+"""What a trial's scratch directory must have room for: CrewAI's storage of each worker, the ledger."""
+
 
 def body(args: argparse.Namespace, scratch: Path) -> int:
     from crewbench import crews, matrix
     from crewbench.checkpoint.files import CheckpointError
     from crewbench.devices import lease
     from crewbench.devices.inventory import DeviceError
+    from crewbench.devices.sampler import SamplerError
     from crewbench.execute.host import run_trial
+    from crewbench.execute.process import ZygoteError
 
     os.environ.update(crews.OFFLINE)
     # The leases are the host's, not this trial's: find their place before the temporary directory moves.
@@ -47,8 +54,12 @@ def body(args: argparse.Namespace, scratch: Path) -> int:
     try:
         spec = matrix.read(args.matrix).spec(args.trial)
         run_trial(spec, args.out, scratch, SCRIPTS.parent)
-    except (DeviceError, CheckpointError, matrix.MatrixError) as error:
+    except (DeviceError, CheckpointError, SamplerError, ZygoteError, matrix.MatrixError) as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.exit(f"error: no space left for {args.out} or in {scratch.parent}: free some and run again")
     return 0
 
 
@@ -68,7 +79,15 @@ def main() -> int:
     parser.add_argument("--trial", required=True, help="a trial_id of that matrix")
     parser.add_argument("--out", type=Path, required=True, help="the trial's directory")
     args = parser.parse_args()
-    scratch = Path(tempfile.mkdtemp(prefix="crewbench-", dir=roomy(tempfile.gettempdir())))
+    place = roomy(tempfile.gettempdir())
+    free_mib = shutil.disk_usage(place).free // 2**20
+    if free_mib < SCRATCH_MIB:
+        # Agents would fail in it one by one, and the trial would be done, with a result that is none.
+        sys.exit(
+            f"error: {place} has {free_mib} MiB free and a trial needs {SCRATCH_MIB}: "
+            "free some, or set TMPDIR to another directory"
+        )
+    scratch = Path(tempfile.mkdtemp(prefix="crewbench-", dir=place))
     return supervised(lambda: body(args, scratch), scratch)
 
 

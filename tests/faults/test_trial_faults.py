@@ -1,10 +1,15 @@
 """A worker, an agent or a zygote that fails becomes a row; no process outlives its trial."""
 
+import json
 import os
 import re
+import shutil
 import signal
+import subprocess
+import tempfile
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -196,9 +201,6 @@ def test_a_worker_that_overruns_its_loading_is_killed_and_recorded(study):
 
 def test_an_agent_whose_model_refuses_its_prompt_is_an_error_row(tmp_path, models):
     """A checkpoint whose chat template rejects the conversation: what a real mismatched model does."""
-    import json
-    import shutil
-
     made = Study(tmp_path / "made", hard("shared"), models)
     broken = tmp_path / "broken"
     shutil.copytree(made.model / "weights", broken)
@@ -255,3 +257,42 @@ def test_a_trial_without_its_model_says_what_to_run(study):
         manifest.with_suffix(".away").rename(manifest)
     assert done.returncode == 1
     assert "manifest.json" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_zygote_that_cannot_import_what_a_worker_needs_is_no_result(study, tmp_path):
+    (tmp_path / "langchain_huggingface.py").write_text("raise ImportError('half installed')")
+    made = study(hard("shared"))
+    process = made.start(made.trials[0], ("env", f"PYTHONPATH={tmp_path}"))
+    _, log = process.communicate()
+    assert process.returncode == 1
+    assert "half installed" in log
+    assert "error: the zygote could not import what eager needs" in log and "Traceback" not in log
+    assert not (made.dir(made.trials[0]) / "trial.json").exists()
+
+
+@pytest.fixture
+def tmp_path_of_few_letters():
+    """With a longer one, a trial would take /tmp for its sockets' sake."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        yield Path(place)
+
+
+SMALL = "mount -t tmpfs -o size=64k tmpfs {0} && exec \"$@\""
+"""A file system that is full soon, in a mount namespace of its own: gone with the process."""
+
+
+@pytest.mark.needs("unshare")
+@pytest.mark.parametrize("where", ["results", "scratch"])
+def test_a_full_disk_is_said_and_no_result(study, tmp_path_of_few_letters, where):
+    made = study({**hard("shared"), "sampler": {"hz": 500}})
+    small = made.dir(made.trials[0]) if where == "results" else tmp_path_of_few_letters
+    small.mkdir(parents=True, exist_ok=True)
+    mount = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", SMALL.format(small), "sh")
+    if subprocess.run([*mount, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no user namespaces here")
+    process = made.start(made.trials[0], mount, **({"TMPDIR": str(small)} if where == "scratch" else {}))
+    _, log = process.communicate()
+    assert process.returncode == 1
+    last = log.strip().splitlines()[-1]
+    assert last.startswith("error: ") and small.name in last
+    assert "free some" in last

@@ -1,7 +1,8 @@
 """Imports what an engine needs before a worker can load: by a worker itself, or once by the zygote.
 
 Imported as a module in the zygote (multiprocessing's fork server preloads by name), so what to import
-comes from the environment. A failure must not be lost there: it is kept for the workers to report.
+comes from the environment. A failure must not be lost there: it is kept for `check` and for the
+workers to report.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import sys
 
 ENGINE = "CREWBENCH_PRELOAD_ENGINE"
 MODEL = "CREWBENCH_PRELOAD_MODEL"
@@ -32,6 +34,12 @@ def imports(engine: str, model_path: str) -> None:
         config = AutoConfig.from_pretrained(model_path, local_files_only=True)
         MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]  # importing the class is the purpose
     done_for = (engine, model_path)
+
+
+def check() -> None:
+    """A zygote's first child: ends with code 0 if the zygote has imported all."""
+    if error:
+        sys.exit(error)
 
 
 if os.environ.get(ENGINE):

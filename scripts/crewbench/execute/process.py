@@ -25,6 +25,10 @@ def _rebuild(duplicate: Any) -> PassedFd:
     return PassedFd(duplicate.detach())
 
 
+class ZygoteError(RuntimeError):
+    """The zygote is of no use. What it met is in the trial's log."""
+
+
 class PassedFd:
     """A file descriptor that may be an argument of a process: the child gets a duplicate."""
 
@@ -78,7 +82,8 @@ class ProcessRunner:
         self.zygote_s = self._start_zygote() if setup.start.zygote else None
 
     def _start_zygote(self) -> float:
-        """Start the fork server and wait until it has preloaded. Returns the seconds it took.
+        """Start the fork server and wait until it has preloaded. Returns the seconds it took. ZygoteError
+        if it could not: what no worker of this trial can do is no result.
 
         The environment keeps naming what to preload, so that a fork server that was killed, and that
         multiprocessing starts again, is a zygote again.
@@ -88,9 +93,12 @@ class ProcessRunner:
         os.environ[preload.MODEL] = str(self._setup.model_path)
         self._context.set_forkserver_preload([preload.__name__])
         forkserver.ensure_running()
-        probe = self._context.Process(target=int)
+        probe = self._context.Process(target=preload.check)
         probe.start()  # served only after the preload
         probe.join()
+        if probe.exitcode:
+            engine = self._setup.spec.cell.engine
+            raise ZygoteError(f"the zygote could not import what {engine} needs; the line above says why")
         self._zygote_pid = forkserver._forkserver._forkserver_pid
         return time.monotonic() - began
 
