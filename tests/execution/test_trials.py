@@ -105,7 +105,7 @@ def test_the_text_is_the_local_models_own(results, mode):
     )
     ids = made[0, prompt.shape[1] :].tolist()
     assert ids == output["output_ids"][0]
-    assert output["text"] == tokenizer.decode(ids, skip_special_tokens=True).strip()
+    assert output["text"].strip() == tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
 def test_independent_steps_get_the_same_prompt_ids_in_every_mode(results):
