@@ -377,28 +377,34 @@ def _mean(seen: Mapping[str, np.ndarray], name: str) -> float | None:
 
 
 def attempt_rows(trial: Trial) -> list[dict[str, Any]]:
-    """One row per attempt of the mode, each with its status and what it cost in seconds and GPU-seconds."""
+    """One row per attempt of the mode, each with its status and what it cost in seconds and GPU-seconds:
+    the last one its cold round, one that was given up all of its rounds."""
     rows = []
+    last = max((r.attempt for r in trial.rounds), default=0)
     for attempt in sorted({r.attempt for r in trial.rounds}):
         cold = next((r for r in trial.rounds if r.attempt == attempt and r.round == 0), None)
         if cold is None:
             continue
-        steps = [a for a in trial.agents if a.attempt == attempt and a.round == 0]
+        counted = [cold] if attempt == last else [r for r in trial.rounds if r.attempt == attempt]
+        status = Status.worst(r.status for r in counted)
+        numbers = {r.round for r in counted}
+        steps = [a for a in trial.agents if a.attempt == attempt and a.round in numbers]
         workers = [w for w in trial.workers if w.attempt == attempt]
-        errors = [r.error for r in (*workers, *steps) if r.error and r.status == cold.status]
+        errors = [r.error for r in (*workers, *steps) if r.error and r.status == status]
+        ended_s = max(r.ended_at_s for r in counted)
         rows.append(
             {
                 **trial.record["identity"],
                 "attempt": attempt,
                 "gpus_used": cold.gpus_used,
-                "status": cold.status,
+                "status": status,
                 "started_at_s": cold.started_at_s,
-                "ended_at_s": cold.ended_at_s,
-                "duration_s": cold.makespan_s,
-                "gpu_s": metrics.gpu_seconds([(cold.gpus_used, cold.makespan_s)]),
+                "ended_at_s": ended_s,
+                "duration_s": ended_s - cold.started_at_s,
+                "gpu_s": metrics.gpu_seconds((r.gpus_used, r.makespan_s) for r in counted),
                 "steps_ok": sum(a.status == Status.OK for a in steps),
                 "steps_failed": sum(a.status != Status.OK for a in steps),
-                "last": attempt == max(r.attempt for r in trial.rounds),
+                "last": attempt == last,
                 "workers_oom": len({(w.worker, w.worker_life) for w in workers if w.status == Status.OOM}),
                 "error": _excerpt(errors),
             }

@@ -152,6 +152,29 @@ def test_every_attempt_has_its_cost_and_its_message(trial):
     assert (second["status"], second["gpus_used"], second["steps_ok"], second["error"]) == ("ok", 2, 2, "")
 
 
+def test_an_attempt_given_up_in_a_warm_round_failed_and_cost_both_rounds(tmp_path):
+    cell = Cell("auto_expand", 2, **ONE)
+    rows = {
+        "rounds.csv": [
+            a_round(0, 0.0, 3.0),
+            a_round(1, 3.0, 4.0, status=Status.OOM),
+            a_round(0, 4.0, 10.0, attempt=2, gpus=2),
+            a_round(1, 10.0, 12.0, attempt=2, gpus=2, status=Status.ERROR),
+        ],
+        "agents.csv": [
+            agent(0, "agent0", 1.0, 3.0),
+            agent(1, "agent0", 3.0, 4.0, status=Status.OOM, error="budget is full"),
+            agent(0, "agent0", 5.0, 10.0, attempt=2),
+        ],
+    }
+    line = made_trials.write_trial(tmp_path, made_trials.spec(cell, 1), made_trials.identity(cell, 1), rows)
+    built = tables.build(tables.read_manifest(made_trials.write_manifest(tmp_path, [line])))
+    first, second = built["attempts"].to_dict("records")
+    assert (first["status"], first["duration_s"], first["gpu_s"]) == ("oom", 4.0, 4.0)
+    assert (first["steps_ok"], first["steps_failed"], first["error"]) == (1, 1, "budget is full")
+    assert (second["status"], second["duration_s"], second["gpu_s"]) == ("ok", 6.0, 12.0)
+
+
 def test_a_device_without_samples_is_empty_and_not_zero(tmp_path):
     cell = Cell("sequential", 1, **ONE)
     rows = {"rounds.csv": [a_round(0, 0.0, 1.0)], "agents.csv": [agent(0, "agent0", 0.0, 1.0)]}
