@@ -182,7 +182,7 @@ def test_a_zygotes_workers_have_imported_before_they_are_asked_for(results, mode
     for row in results[mode].rows("workers"):
         if row["import_s"]:
             assert float(row["import_s"]) < 1.0
-            assert row["cached_share"] == "1"
+            assert float(row["cached_share"]) > 0.95  # the kernel may drop a page of it at any time
 
 
 @pytest.mark.parametrize("mode", EVERY_MODE)
