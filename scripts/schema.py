@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,10 @@ def _rows(prefix: str, section: type[Section], definitions: dict[str, Any]) -> I
         yield f"| `{prefix}{name}` | {kind} | {default} | {field.description} |"
 
 
+def _names(options: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in options)
+
+
 def _default(field: Any) -> str:
     value = field.get_default(call_default_factory=True)
     return json.dumps(list(value) if isinstance(value, tuple) else value)
@@ -146,10 +150,10 @@ def readme() -> str:
 
             about = (Run.__doc__ or "") + " One value alone stands for a list of one."
             table("`runs`", about, "runs[].", Run)
-    modes = "\n".join(f"| `{m.name}` | {m.title} | {m.idea} |" for m in MODES.values())
-    parts.append(f"## Modes\n\n| mode | title | idea |\n|---|---|---|\n{modes}\n")
-    engines = "\n".join(f"| `{n}` | {e.title} |" for n, e in ENGINES.items())
-    parts.append(f"## Engines\n\n| engine | what it is |\n|---|---|\n{engines}\n")
+    modes = "\n".join(f"| `{m.name}` | {m.title} | {m.idea} | {_names(m.options)} |" for m in MODES.values())
+    parts.append(f"## Modes\n\n| mode | title | idea | its options |\n|---|---|---|---|\n{modes}\n")
+    engines = "\n".join(f"| `{n}` | {e.title} | {_names(e.options)} |" for n, e in ENGINES.items())
+    parts.append(f"## Engines\n\n| engine | what it is | its options |\n|---|---|---|\n{engines}\n")
     starts = "\n".join(f"| `{s.name}` | {s.title} |" for s in STARTS.values())
     parts.append(f"## Start states\n\n| start | round 0 begins with |\n|---|---|\n{starts}\n")
     return "\n".join(parts)

@@ -216,6 +216,12 @@ class Variant(Section):
         None, description="compiled: tokens that the static cache holds, prompt and output (null: 2048)"
     )
 
+    devices_per_copy: Count | None = Field(
+        None,
+        description="devices that each copy of the model is spread over, for a model too big for one "
+        "(null: 1; `gpus` must be a multiple)",
+    )
+
     @property
     def options(self) -> dict[str, Any]:
         return self.model_dump(exclude_none=True)

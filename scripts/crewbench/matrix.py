@@ -225,18 +225,26 @@ class _Plan:
 
 def skip_reason(cell: Cell, device_kind: str) -> str | None:
     """Why this cell makes no sense on such devices, or None."""
-    engine = ENGINES[cell.engine]
-    strange = sorted(cell.options.keys() - GENERAL_OPTIONS - set(engine.options))
-    if reason := MODES[cell.mode].unfit(cell):
+    engine, mode = ENGINES[cell.engine], MODES[cell.mode]
+    strange = cell.options.keys() - GENERAL_OPTIONS - set(engine.options) - set(mode.options)
+    of_modes = strange & {option for m in MODES.values() for option in m.options}
+    if of_modes:
+        return f"mode {cell.mode} has no option {', '.join(sorted(of_modes))}"
+    if reason := mode.unfit(cell):
         return reason
     if device_kind not in engine.device_kinds:
         return f"engine {cell.engine} needs a GPU"
     if strange:
-        return f"engine {cell.engine} has no option {', '.join(strange)}"
-    if engine.no_threads and any(
-        w.concurrency > 1 for d in MODES[cell.mode].attempts(cell) for w in d.workers
-    ):
+        return f"engine {cell.engine} has no option {', '.join(sorted(strange))}"
+    workers = [worker for deployment in mode.attempts(cell) for worker in deployment.workers]
+    if engine.no_threads and any(w.concurrency > 1 for w in workers):
         return f"engine {cell.engine} runs one step at a time on one copy: {engine.no_threads}"
+    if any(len(w.devices) > 1 for w in workers):
+        if engine.one_device:
+            return f"engine {cell.engine} keeps a copy on one device: {engine.one_device}"
+        for option, value, why in engine.one_device_options:
+            if cell.options.get(option) == value:
+                return f"{option} {value} keeps a copy on one device: {why}"
     return None
 
 

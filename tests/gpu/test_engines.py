@@ -18,7 +18,7 @@ def checkpoint(tmp_path_factory):
     return place / "weights"
 
 
-def answer(checkpoint, name, **options):
+def answer(checkpoint, name, devices=("cuda:0",), **options):
     """One answer's ids, twice, and what loading took."""
     from langchain_core.messages import HumanMessage
 
@@ -29,7 +29,7 @@ def answer(checkpoint, name, **options):
         name,
         path=checkpoint,
         dtype="bfloat16",
-        devices=["cuda:0"],
+        devices=devices,
         length="fixed",
         tokens=TOKENS,
         account=CountedByDevice(),
@@ -47,19 +47,42 @@ def test_the_parallel_loader_gives_the_same_tokens_as_the_plain_one(checkpoint):
     assert plain[0].output_ids == parallel[0].output_ids == plain[1].output_ids
 
 
-def test_a_compiled_engine_chooses_what_eager_finds_best_or_nearly_so(checkpoint):
-    """With random weights logits are nearly flat, so ids may differ at ties: judged by the gap in logits."""
+def widest_gap(eager, completion):
+    """By how much a chosen id's logit is below the best one at worst, in standard deviations of logits."""
     import torch
 
+    prompt = len(completion.prompt_ids)
+    ids = torch.tensor([completion.prompt_ids + completion.output_ids], device="cuda:0")
+    with torch.no_grad():
+        logits = eager.model(ids).logits[0, prompt - 1 : -1].float()
+    chosen = logits.gather(1, ids[0, prompt:, None])[:, 0]
+    return ((logits.max(1).values - chosen).max() / logits.std()).item()
+
+
+def test_a_compiled_engine_chooses_what_eager_finds_best_or_nearly_so(checkpoint):
+    """With random weights logits are nearly flat, so ids may differ at ties: judged by the gap in logits."""
     eager, _, _ = answer(checkpoint, "eager")
     _, loaded, compiled = answer(checkpoint, "compiled", cache_tokens=256)
     assert loaded.compile_s > 0
     for completion in compiled:
         assert len(completion.output_ids) == TOKENS
-        prompt = len(completion.prompt_ids)
-        ids = torch.tensor([completion.prompt_ids + completion.output_ids], device="cuda:0")
-        with torch.no_grad():
-            logits = eager.model(ids).logits[0, prompt - 1 : -1].float()
-        chosen = logits.gather(1, ids[0, prompt:, None])[:, 0]
-        gap = (logits.max(1).values - chosen).max().item()
-        assert gap < 0.5 * logits.std().item()
+        assert widest_gap(eager, completion) < 0.5
+
+
+def test_a_copy_on_two_gpus_lies_on_both_and_chooses_what_one_gpu_finds_best_or_nearly_so(checkpoint):
+    import torch
+
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one GPU here")
+    alone, _, one = answer(checkpoint, "eager")
+    spread, _, two = answer(checkpoint, "eager", devices=("cuda:0", "cuda:1"))
+    held = dict.fromkeys((0, 1), 0)
+    for tensor in spread.model.parameters():
+        held[tensor.device.index] += tensor.nbytes
+    assert sum(held.values()) == sum(tensor.nbytes for tensor in alone.model.parameters())
+    assert min(held.values()) > 0.3 * sum(held.values())
+    assert [peak["allocated_peak_mib"] > 0 for peak in spread.peaks()] == [True, True]
+    assert two[0].prompt_ids == one[0].prompt_ids
+    for completion in two:
+        assert len(completion.output_ids) == TOKENS
+        assert completion.output_ids == one[0].output_ids or widest_gap(alone, completion) < 0.5

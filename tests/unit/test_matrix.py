@@ -72,6 +72,46 @@ def test_a_cell_that_makes_no_sense_is_skipped_with_the_modes_reason(build):
     }
 
 
+@pytest.mark.parametrize(
+    ("run", "options", "reason"),
+    [
+        ({"mode": "hierarchical", "gpus": 2}, {}, "mode hierarchical has no option devices_per_copy"),
+        ({"mode": "shared"}, {}, "runs on 2 GPUs, not on 1"),
+        (
+            {"mode": "shared", "gpus": 2},
+            {"loader": "parallel"},
+            "loader parallel keeps a copy on one device: it reads all weights onto one device",
+        ),
+        (
+            {"mode": "sequential", "gpus": 2, "engine": "compiled"},
+            {},
+            "engine compiled keeps a copy on one device: torch.compile makes no CUDA graph of kernels on "
+            "several devices",
+        ),
+        ({"mode": "parallel", "gpus": 2}, {"cache_tokens": 9}, "engine eager has no option cache_tokens"),
+    ],
+    ids=lambda value: value["mode"] if isinstance(value, dict) and "mode" in value else "",
+)
+def test_spreading_a_copy_where_that_cannot_be_is_skipped_with_the_reason(build, run, options, reason):
+    made = build(
+        2,
+        devices={"kind": "gpu"},
+        variants={"spread": {"devices_per_copy": 2, **options}},
+        runs=[{"mode": "parallel", "gpus": 2}, {**run, "variant": "spread"}],
+    )
+    assert [s["reason"] for s in made.manifest()["skipped"]] == [reason]
+
+
+def test_a_spread_copy_makes_a_cell_of_its_own(build):
+    made = build(
+        variants={"spread": {"devices_per_copy": 2}},
+        runs=[{"mode": "parallel", "gpus": [2, 4], "variant": ["base", "spread"]}],
+    )
+    workers = made.attempts("parallel__g4__a8__eager__zygote__spread__r1")[0].workers
+    assert len(made) == 4 and {len(w.devices) for w in workers} == {2}
+    assert made.spec("parallel__g4__a8__eager__zygote__spread__r1").cell.options == {"devices_per_copy": 2}
+
+
 def test_a_study_in_which_every_cell_is_skipped_is_an_error_with_the_reasons(build):
     with pytest.raises(
         ConfigError, match=r"leave 0 trials: every cell is skipped \(runs on one GPU, not on 2\)"

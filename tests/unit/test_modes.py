@@ -90,6 +90,40 @@ def test_hierarchical_plans_works_in_parallel_and_summarises():
     assert {w.concurrency for w in made.workers} == {3}
 
 
+def test_a_copy_may_lie_on_a_group_of_devices_and_agent_i_is_on_group_i_mod_the_groups():
+    (made,) = MODES["parallel"].attempts(cell("parallel", gpus=4, agents=3, devices_per_copy=2))
+    assert [w.devices for w in made.workers] == [(0, 1), (2, 3), (0, 1)]
+
+
+def test_auto_expand_with_groups_of_devices_adds_a_whole_group_each_time():
+    tried = list(MODES["auto_expand"].attempts(cell("auto_expand", gpus=6, devices_per_copy=2)))
+    assert [d.devices for d in tried] == [(0, 1), (0, 1, 2, 3), (0, 1, 2, 3, 4, 5)]
+
+
+@pytest.mark.parametrize("mode", ["sequential", "shared", "cooperative"])
+def test_a_mode_with_one_copy_spreads_it_over_all_its_devices(mode):
+    spread = cell(mode, gpus=3, devices_per_copy=3)
+    assert MODES[mode].unfit(spread) is None
+    (made,) = MODES[mode].attempts(spread)
+    assert [w.devices for w in made.workers] == [(0, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "gpus", "agents", "each", "reason"),
+    [
+        ("parallel", 1, 8, 2, "a copy takes 2 GPUs, and there is 1"),
+        ("parallel", 2, 8, 3, "a copy takes 3 GPUs, and there are 2"),
+        ("auto_expand", 4, 8, 3, "4 GPUs cannot be divided into groups of 3"),
+        ("parallel", 8, 3, 2, "8 GPUs for 3 agents: 2 would stay empty"),
+        ("sequential", 1, 8, 2, "runs on 2 GPUs, not on 1"),
+        ("shared", 4, 8, 2, "runs on 2 GPUs, not on 4"),
+        ("cooperative", 3, 8, 2, "runs on 2 GPUs, not on 3"),
+    ],
+)
+def test_a_cell_whose_devices_make_no_whole_groups_is_unfit_with_a_reason(mode, gpus, agents, each, reason):
+    assert MODES[mode].unfit(cell(mode, gpus, agents, devices_per_copy=each)) == reason
+
+
 @pytest.mark.parametrize(
     ("mode", "gpus", "agents", "reason"),
     [

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
     """`module` and `cls` say where the engine is; `imports` what it needs in its process (what a
-    zygote does beforehand); `no_threads` why several steps may not run on one copy at once (empty:
-    they may); `options` the variant options it takes; `device_kinds` what it runs on."""
+    zygote does beforehand); `no_threads` why several steps may not run on one copy at once and
+    `one_device` why a copy may not be spread over several devices (empty: they may); `one_device_options`
+    (option, value, why) the same of single options; `options` the variant options it takes;
+    `device_kinds` what it runs on."""
 
     module: str
     cls: str
@@ -27,10 +29,13 @@ class EngineInfo:
     imports: tuple[str, ...]
     options: tuple[str, ...] = ()
     no_threads: str = ""
+    one_device: str = ""
+    one_device_options: tuple[tuple[str, Any, str], ...] = ()
     device_kinds: tuple[str, ...] = ("gpu", "slot")
 
 
 _LOCAL = ("torch", "transformers", "accelerate", "langchain_huggingface", "crewai")
+_READS_ONTO_ONE = (("loader", "parallel", "it reads all weights onto one device"),)
 
 ENGINES: dict[str, EngineInfo] = {
     "eager": EngineInfo(
@@ -39,6 +44,7 @@ ENGINES: dict[str, EngineInfo] = {
         "Transformers generate, eager",
         _LOCAL,
         options=("loader",),
+        one_device_options=_READS_ONTO_ONE,
     ),
     "compiled": EngineInfo(
         "crewbench.engines.compiled",
@@ -47,6 +53,7 @@ ENGINES: dict[str, EngineInfo] = {
         _LOCAL,
         options=("loader", "cache_tokens"),
         no_threads="CUDA graphs of torch.compile fail when threads share them (pytorch issue 123177)",
+        one_device="torch.compile makes no CUDA graph of kernels on several devices",
         device_kinds=("gpu",),
     ),
 }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from crewbench.devices.budget import Ledger
+from crewbench.devices.budget import Ledger, OutOfMemory
 
 Hold = Callable[[int], None]
 """Says that a sequence will grow to that many tokens. Raises OutOfMemory."""
@@ -40,10 +40,16 @@ class SimulatedAccount:
     kv_mib_per_token: float
 
     def _charge(self, what: str, mib: float, phase: str) -> None:
-        for slot in self.slots:
-            self.ledger.charge(
-                slot, os.getpid(), what, mib / len(self.slots), budget_mib=self.budget_mib, phase=phase
-            )
+        """All of it or, when one slot refuses, nothing."""
+        share, charged = mib / len(self.slots), []
+        try:
+            for slot in self.slots:
+                self.ledger.charge(slot, os.getpid(), what, share, self.budget_mib, phase)
+                charged.append(slot)
+        except OutOfMemory:
+            for slot in charged:
+                self.ledger.charge(slot, os.getpid(), what, -share, self.budget_mib, phase)
+            raise
 
     def weights(self) -> None:
         self._charge("weights", self.weights_mib, "load")

@@ -29,6 +29,8 @@ from crewbench.devices.budget import OutOfMemory, is_cuda_oom
 from crewbench.engines import Account, Completion, Loaded, StepTimeout, weights
 
 MIB = 2**20
+NO_LIMIT = 2**50
+"""Bytes that no device has."""
 
 logging.disable_progress_bar()
 # tqdm would make a named semaphore for bars of several processes, and workers end without freeing it.
@@ -88,7 +90,9 @@ def _first(ids: int | list[int] | None) -> int | None:
 
 
 class Eager:
-    """`devices` are torch device strings; `length` "fixed" makes exactly `tokens` ids, greedily.
+    """`devices` are torch device strings; over several the layers are spread in equal shares.
+
+    `length` "fixed" makes exactly `tokens` ids, greedily.
 
     `loader`: "transformers" reads as `from_pretrained` does, "parallel" as weights.py does.
     """
@@ -138,11 +142,19 @@ class Eager:
         return Loaded(context_s=context - began, load_s=time.monotonic() - context)
 
     def _model(self) -> PreTrainedModel:
-        placement = {"": self.devices[0]} if len(self.devices) == 1 else "auto"
         if self.loader == "transformers":
+            spread = len(self.devices) > 1
             return AutoModelForCausalLM.from_pretrained(
-                self.path, dtype=self.dtype, device_map=placement, local_files_only=True
+                self.path,
+                dtype=self.dtype,
+                device_map="auto" if spread else {"": self.devices[0]},
+                # Equal shares, whatever is free now. Told of limits, Accelerate would leave on the disk what
+                # is over them; so what does not fit is the device's own out of memory.
+                max_memory=dict.fromkeys(range(len(self.devices)), NO_LIMIT) if spread else None,
+                local_files_only=True,
             )
+        if len(self.devices) > 1:
+            raise ValueError(f"loader {self.loader} reads onto one device, not onto {self.devices}")
         config = AutoConfig.from_pretrained(self.path, local_files_only=True)
         # from_pretrained would reserve room for a second copy before it takes over the first.
         with init_empty_weights():

@@ -17,8 +17,8 @@ from crewbench.trial import Cell
 @dataclass(frozen=True, slots=True)
 class Mode:
     """`attempts(cell)` are tried in order until one runs without an OOM; `unfit(cell)` says why a
-    cell makes no sense, or None. `rank` orders the modes in tables and figures; speed-ups are against the
-    mode that is the `baseline`."""
+    cell makes no sense, or None. `options` are the variant options that the mode reads. `rank` orders the
+    modes in tables and figures; speed-ups are against the mode that is the `baseline`."""
 
     name: str
     title: str
@@ -27,6 +27,7 @@ class Mode:
     attempts: Callable[[Cell], Iterable[Deployment]]
     unfit: Callable[[Cell], str | None]
     baseline: bool = False
+    options: tuple[str, ...] = ()
 
 
 def _discover() -> dict[str, Mode]:

@@ -1,7 +1,7 @@
 """Agent 0 plans, the others work in parallel, agent 0 summarises; one worker per device."""
 
 from crewbench.deployment import Deployment, Step, Worker
-from crewbench.modes import Mode, parallel
+from crewbench.modes import Mode, placement
 from crewbench.trial import Cell
 
 
@@ -26,7 +26,7 @@ def deployment(cell: Cell) -> Deployment:
 def unfit(cell: Cell) -> str | None:
     if cell.agents < 2:
         return "a leader needs at least one other agent"
-    return parallel.idle_gpus(cell)
+    return placement.idle_gpus(cell)
 
 
 MODE = Mode(
