@@ -129,13 +129,15 @@ class Eager:
             tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=True)
             model = self._model()
             model.eval()
+            self.generation = self._generation(model.generation_config)
+            # `generate` takes from here whatever a call leaves unset: an end of text, a penalty.
+            model.generation_config = GenerationConfig()
             generator = pipeline("text-generation", model=model, tokenizer=tokenizer)
             for device in cuda:
                 torch.cuda.synchronize(device)
         except RuntimeError as error:
             raise _typed(error, "load") from error
         self.context_tokens = model.config.max_position_embeddings
-        self.generation = self._generation(model.generation_config)
         self.model = model
         self.pipeline = HuggingFacePipeline(pipeline=generator)
         self.chat = ChatHuggingFace(llm=self.pipeline, tokenizer=tokenizer)
