@@ -10,6 +10,7 @@ import time
 from multiprocessing import Pipe, get_context
 
 from crewbench.deployment import Deployment, Step, Worker
+from crewbench.devices.budget import OutOfMemory
 from crewbench.devices.inventory import slots
 from crewbench.execute.process import Handle
 from crewbench.execute.run import Bench, execute
@@ -17,7 +18,8 @@ from crewbench.execute.worker import Failure, Stages, StepResult
 from crewbench.records import STAGES, Status
 from crewbench.trial import AgentSpec, TaskSpec
 
-OOM = Failure(Status.OOM, "simulated budget: no room")
+NO_ROOM = OutOfMemory("load", device_uuid="slot-0", requested_mib=30.0, free_mib=8.0, simulated=True)
+OOM = Failure(Status.OOM, "simulated budget: no room", NO_ROOM.to_dict())
 
 
 def wait_for_end(pid: int) -> None:
@@ -38,9 +40,12 @@ def works(conn, oom_in_step: int | None = None) -> None:
     served = 0
     while (message := conn.recv())[0] == "step":
         now = time.monotonic()
-        status = Status.OOM if served == oom_in_step else Status.OK
+        status, oom = Status.OK, None
+        if served == oom_in_step:
+            status = Status.OOM
+            oom = OutOfMemory("decode", requested_mib=2.0, holders={os.getpid(): 40.0, 1: None}).to_dict()
         served += 1
-        conn.send(("done", StepResult(message[1].step, status, now, time.monotonic())))
+        conn.send(("done", StepResult(message[1].step, status, now, time.monotonic(), oom=oom)))
     conn.send(("stopped", {}))
 
 

@@ -162,10 +162,42 @@ class GpuRow:
     throttle_reasons: str = ""
 
 
+@dataclass(slots=True)
+class OomRow:
+    """ooms.csv: one row per out-of-memory that was met, by process `pid` of `worker`. `step` is empty while
+    it loads, `device_uuid` where nobody says which of its devices it was.
+
+    `reserved_mib` is what PyTorch held in the failing process (on a slot: its charges), `others_mib` what all
+    other processes held but the ballast, and `ballast_mib` what that holds. `holders` is a JSON object, pid
+    to MiB (null: not known), the failing process among them, and `held_by` the same in words.
+    `predicted_mib` is as in workers.csv. `simulated`: a CPU slot's budget said no, not a device.
+    """
+
+    round: int
+    phase: str
+    attempt: int
+    worker: str
+    worker_life: int
+    step: str
+    pid: int | None
+    device_uuid: str
+    oom_phase: str
+    requested_mib: float | None = None
+    free_mib: float | None = None
+    reserved_mib: float | None = None
+    others_mib: float | None = None
+    ballast_mib: float | None = None
+    holders: str = "{}"
+    held_by: str = ""
+    predicted_mib: float | None = None
+    simulated: bool = False
+
+
 FILES: Mapping[str, type] = {
     "agents.csv": AgentRow,
     "workers.csv": WorkerRow,
     "rounds.csv": RoundRow,
+    "ooms.csv": OomRow,
     "gpu.csv": GpuRow,
 }
 

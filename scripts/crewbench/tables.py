@@ -28,7 +28,17 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from crewbench import cells, inert, metrics, stats
-from crewbench.records import FILES, AgentRow, GpuRow, Identity, RoundRow, Status, WorkerRow, columns
+from crewbench.records import (
+    FILES,
+    AgentRow,
+    GpuRow,
+    Identity,
+    OomRow,
+    RoundRow,
+    Status,
+    WorkerRow,
+    columns,
+)
 
 OUTPUTS = "outputs.jsonl"
 IDENTITY = [f.name for f in fields(Identity)]
@@ -69,6 +79,7 @@ class Trial:
     agents: list[AgentRow]
     workers: list[WorkerRow]
     rounds: list[RoundRow]
+    ooms: list[OomRow]
     gpu: Samples
     bodies: dict[str, bytes]
 
@@ -116,12 +127,17 @@ def read_trial(line: Mapping[str, str]) -> Trial:
     record = _trial_json(here, line, remedy)
     problems, content = [], {}
     for name in (*FILES, OUTPUTS):
+        if name not in record["files"]:
+            problems.append(
+                f"{here / name}: not in trial.json: another version measured this trial; {remedy}"
+            )
+            continue
         try:
             content[name] = (here / name).read_bytes()
         except FileNotFoundError:
             problems.append(f"{here / name}: missing, though trial.json lists it; {remedy}")
             continue
-        if hashlib.sha256(content[name]).hexdigest() != record["files"].get(name):
+        if hashlib.sha256(content[name]).hexdigest() != record["files"][name]:
             problems.append(
                 f"{here / name}: half-written or altered, its sha256 is not trial.json's; {remedy}"
             )
@@ -137,7 +153,14 @@ def read_trial(line: Mapping[str, str]) -> Trial:
         except ValueError as error:
             raise TableError([f"{here / name}: {error}; {remedy}"]) from None
     return Trial(
-        record, here, rows["agents.csv"], rows["workers.csv"], rows["rounds.csv"], rows["gpu.csv"], bodies
+        record,
+        here,
+        rows["agents.csv"],
+        rows["workers.csv"],
+        rows["rounds.csv"],
+        rows["ooms.csv"],
+        rows["gpu.csv"],
+        bodies,
     )
 
 
@@ -184,12 +207,22 @@ def parse(content: bytes, row_type: type) -> list[Any]:
         values = []
         for (name, kind, optional), text in zip(types, cells_[skip:], strict=True):
             try:
-                values.append(None if text == "" and optional else kind(text))
+                values.append(None if text == "" and optional else _READ.get(kind, kind)(text))
             except ValueError:
                 what = f"line {reader.line_num}, {name}: {text[:40]!r} is no {kind.__name__}"
                 raise ValueError(what) from None
         rows.append(row_type(*values))
     return rows
+
+
+def _truth(text: str) -> bool:
+    if text not in ("True", "False"):
+        raise ValueError(text)
+    return text == "True"
+
+
+_READ = {bool: _truth}
+"""How a cell becomes a value where the type itself does not read it."""
 
 
 def _allow_long_cells() -> None:
@@ -435,7 +468,7 @@ def environment_facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def build(manifest: Manifest) -> dict[str, pd.DataFrame]:
     """Every table, by name. Linear in the number of trials; raises TableError with all problems at once."""
-    bodies: dict[str, list[bytes]] = {name: [] for name in ("agents.csv", "workers.csv", "rounds.csv")}
+    bodies: dict[str, list[bytes]] = {name: [] for name in FILES if name != "gpu.csv"}
     trials, devices, attempts, problems = [], [], [], []
     facts: dict[tuple[str, str, str], int] = defaultdict(int)
     for line in manifest.trials:
@@ -483,9 +516,10 @@ def _join(bodies: list[bytes], row_type: type) -> pd.DataFrame:
     hints = {**get_type_hints(Identity), **{n: k for n, k, _ in _types(row_type)}}
     arrow = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
     content = b"".join(bodies)
-    options = pa.csv.ConvertOptions(column_types={n: arrow.get(hints[n], pa.string()) for n in names})
+    types = {n: arrow.get(hints[n], pa.string()) for n in names}
     if not content:
-        return pd.DataFrame({n: pd.Series(dtype=object) for n in names})
+        return pa.schema(types).empty_table().to_pandas()
+    options = pa.csv.ConvertOptions(column_types=types)
     # One block: a cell may be longer than pyarrow's usual block, and quoted cells may hold newlines.
     read = pa.csv.ReadOptions(column_names=names, block_size=min(len(content) + 1, 2**31 - 1))
     table = pa.csv.read_csv(
@@ -652,6 +686,7 @@ def load(out: Path) -> dict[str, pd.DataFrame]:
         "rounds",
         "agents",
         "workers",
+        "ooms",
         "devices",
         "attempts",
         "summary",

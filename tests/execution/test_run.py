@@ -1,5 +1,7 @@
 """What becomes of workers that die, stall or contradict themselves: rows, never a hang or a crash."""
 
+import json
+
 import pytest
 
 import spoken
@@ -71,6 +73,25 @@ def test_an_out_of_memory_in_a_warm_round_starts_the_next_attempt_too():
         (2, 1, "ok"),
         (2, 2, "ok"),
     ]
+    first, *more = records.ooms
+    assert (first.attempt, first.round, first.phase, first.worker_life) == (1, 1, "warm", 0)
+    assert first.step in ("step0", "step1") and first.worker == first.step.replace("step", "worker")
+    assert (first.oom_phase, first.requested_mib, first.free_mib) == ("decode", 2.0, None)
+    assert first.held_by == f"{first.worker}: 40.0 MiB; process 1: unknown"
+    assert json.loads(first.holders) == {str(first.pid): 40.0, "1": None}
+    assert {(r.attempt, r.round) for r in more} <= {(1, 1)}
+
+
+def test_every_worker_that_has_no_room_to_load_is_a_row_without_a_step():
+    records = Trial(lambda *_: [spoken.fails_loading], warm_rounds=0).run(pair())
+    assert [(r.worker, r.step, r.oom_phase) for r in sorted(records.ooms, key=lambda r: r.worker)] == [
+        ("worker0", "", "load"),
+        ("worker1", "", "load"),
+    ]
+    assert {(r.device_uuid, r.requested_mib, r.free_mib, r.simulated) for r in records.ooms} == {
+        ("slot-0", 30.0, 8.0, True)
+    }
+    assert {r.pid for r in records.ooms} == {w.pid for w in records.workers}
 
 
 @pytest.mark.parametrize("failing", [0, 1])

@@ -176,6 +176,32 @@ def test_auto_expand_keeps_its_failed_attempts_as_rows_with_their_cost(results):
     assert any("simulated budget" in r["error"] for r in failed)
 
 
+def test_each_out_of_memory_is_a_row_that_says_who_held_what(results):
+    rows = results["auto_expand"].rows("ooms")
+    workers = {(w["attempt"], w["worker"]): w for w in results["auto_expand"].rows("workers")}
+    assert {r["attempt"] for r in rows} == {"1", "2"}
+    for row in rows:
+        worker = workers[row["attempt"], row["worker"]]
+        assert worker["status"] == "oom"
+        assert (row["round"], row["phase"], row["step"], row["oom_phase"]) == ("0", "cold", "", "load")
+        assert (row["pid"], row["device_uuid"]) == (worker["pid"], worker["device_uuid"])
+        asked, free, own, others = floats(row, ["requested_mib", "free_mib", "reserved_mib", "others_mib"])
+        assert asked > free >= 0
+        assert own == 0
+        assert others + free == pytest.approx(56)
+        held = json.loads(row["holders"])
+        assert sum(held.values()) == pytest.approx(others)
+        near = {w["pid"] for w in workers.values() if w["device_uuid"] == row["device_uuid"]}
+        assert set(held) <= near - {row["pid"]}
+        assert row["held_by"].count("worker") == len(held) == 3
+        assert asked < float(row["predicted_mib"]) == float(worker["predicted_mib"]) < 1.5 * asked
+        assert (row["ballast_mib"], row["simulated"]) == ("", "True")
+
+
+def test_a_trial_without_an_out_of_memory_has_a_header_only(results):
+    assert results["sequential"].rows("ooms") == []
+
+
 @pytest.mark.parametrize("mode", EVERY_MODE)
 def test_a_zygotes_workers_have_imported_before_they_are_asked_for(results, mode):
     assert results[mode].trial["zygote_s"] > 1.0

@@ -21,6 +21,7 @@ from crewbench.records import (
     AgentRow,
     GpuRow,
     Identity,
+    OomRow,
     RoundRow,
     Status,
     WorkerRow,
@@ -66,6 +67,7 @@ class _Walk:
     agents: list[AgentRow] = field(default_factory=list)
     workers: list[WorkerRow] = field(default_factory=list)
     rounds: list[RoundRow] = field(default_factory=list)
+    ooms: list[OomRow] = field(default_factory=list)
     held: list[tuple[int, float, float]] = field(default_factory=list)  # device, from, to: a loaded copy
     end_s: float = 0.0
 
@@ -139,6 +141,7 @@ def make_trial(
         "agents.csv": [r for w in walks for r in w.agents],
         "workers.csv": [r for w in walks for r in w.workers],
         "rounds.csv": [r for w in walks for r in w.rounds],
+        "ooms.csv": [r for w in walks for r in w.ooms],
         "gpu.csv": list(_samples(cell, walks, clock, costs)),
     }
     return write_trial(root, what, who, rows, taints=taints, order=order, texts=texts)
@@ -264,6 +267,7 @@ def _attempt(what, deployment, number, clock, warm_rounds, costs, rng, fail) -> 
                     Status.OOM,
                     f"slot budget of {costs.budget_mib:g} MiB (simulated) is full",
                 )
+                walk.ooms.append(_oom_row(row, walk.workers, costs))
                 oom_at = min(row.ready_at_s, oom_at or row.ready_at_s)
                 row.ready_at_s = None
             walk.workers.append(row)
@@ -297,7 +301,7 @@ def _worker_row(
         life,
         number,
         worker.runner,
-        pid=4000 + life,
+        pid=4000 + 10 * int(worker.name.removeprefix("worker") or 0) + life,
         device_uuid=f"slot-{device}",
         device_index=device,
         spawned_at_s=clock,
@@ -310,6 +314,31 @@ def _worker_row(
         cached_share=1.0,
         allocated_peak_mib=costs.copy_mib,
         predicted_mib=costs.copy_mib,
+    )
+
+
+def _oom_row(row: WorkerRow, before: list[WorkerRow], costs: Costs) -> OomRow:
+    """The refusal of a copy on a device that earlier ones have filled."""
+    others = [w for w in before if w.device_uuid == row.device_uuid and w.status == Status.OK]
+    held = {w.pid: costs.copy_mib for w in others}
+    return OomRow(
+        0,
+        "cold",
+        row.attempt,
+        row.worker,
+        row.worker_life,
+        "",
+        row.pid,
+        row.device_uuid,
+        "load",
+        requested_mib=costs.copy_mib,
+        free_mib=costs.budget_mib - sum(held.values()),
+        reserved_mib=0.0,
+        others_mib=sum(held.values()),
+        holders=json.dumps(held),
+        held_by="; ".join(f"{w.worker}: {costs.copy_mib:.1f} MiB" for w in others),
+        predicted_mib=costs.copy_mib,
+        simulated=True,
     )
 
 

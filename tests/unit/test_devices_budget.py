@@ -193,6 +193,45 @@ def test_an_out_of_memory_crosses_processes_whole():
         assert copy.holders == oom.holders
 
 
+TWO = ["GPU-aa", "GPU-bb"]
+
+
+@pytest.mark.parametrize(
+    ("text", "uuids", "expected"),
+    [
+        (CUDA_TEXT, TWO, "GPU-aa"),
+        (CUDA_TEXT.replace("GPU 0", "GPU 1"), TWO, "GPU-bb"),
+        (CUDA_TEXT.replace("GPU 0", "GPU 2"), TWO, ""),
+        ("CUDA error: out of memory", ["GPU-aa"], "GPU-aa"),
+        ("CUDA error: out of memory", TWO, ""),
+    ],
+)
+def test_the_device_is_the_one_that_cuda_counts_among_those_of_the_process(text, uuids, expected):
+    oom = OutOfMemory.from_cuda(RuntimeError(text), "load", pid=77)
+    placed = oom.among(uuids)
+    assert placed.device_uuid == expected
+    assert {**placed.to_dict(), "device_uuid": ""} == oom.to_dict()
+    assert OutOfMemory.from_cuda(RuntimeError(text), "load", "GPU-zz").among(uuids).device_uuid == "GPU-zz"
+
+
+def test_the_others_are_all_but_the_failing_process_and_what_is_set_aside():
+    oom = OutOfMemory.from_cuda(RuntimeError(CUDA_TEXT), "load", pid=77)
+    assert oom.others_mib(77) == pytest.approx((93.61 + 14.02) * 1024)
+    assert oom.others_mib(77, aside={4121}) == pytest.approx(14.02 * 1024)
+    assert oom.others_mib(5) is None  # the list does not name it: its pids are of another namespace
+    assert OutOfMemory.from_cuda(RuntimeError("CUDA error: out of memory"), "load").others_mib(77) is None
+    assert OutOfMemory("load", simulated=True, holders={1: 20.0, 2: 30.0}).others_mib(3) == 50.0
+    assert OutOfMemory("load", simulated=True).others_mib(3) == 0
+
+
+def test_who_held_what_is_said_with_names_the_largest_first():
+    oom = OutOfMemory.from_cuda(RuntimeError(CUDA_TEXT), "load", pid=77)
+    assert oom.held_by({4121: "ballast", 77: "worker1"}) == (
+        "ballast: 95856.6 MiB; process 4188: 14356.5 MiB; worker1: 3584.0 MiB; process 4189: unknown"
+    )
+    assert OutOfMemory("load").held_by({}) == ""
+
+
 def test_an_unknown_phase_is_refused():
     with pytest.raises(ValueError, match="warmup"):
         OutOfMemory("warmup")

@@ -11,7 +11,7 @@ import pytest
 
 import made_trials
 from crewbench import tables
-from crewbench.records import AgentRow, GpuRow, RoundRow, Status, WorkerRow
+from crewbench.records import AgentRow, GpuRow, OomRow, RoundRow, Status, WorkerRow, columns
 from crewbench.trial import Cell
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -202,7 +202,7 @@ def trial_dir(manifest: Path, position: int = 0) -> Path:
     return Path(json.loads(manifest.read_text())["trials"][position]["dir"])
 
 
-@pytest.mark.parametrize("name", ["agents.csv", "workers.csv", "rounds.csv", "gpu.csv", "outputs.jsonl"])
+@pytest.mark.parametrize("name", ["agents.csv", "workers.csv", "ooms.csv", "gpu.csv", "outputs.jsonl"])
 def test_a_half_written_file_is_named_with_the_remedy(study, name):
     file = trial_dir(study) / name
     file.write_bytes(file.read_bytes()[:-20])
@@ -268,6 +268,53 @@ def test_columns_of_another_version_are_refused(study):
     rewrite(trial_dir(study), "rounds.csv", "makespan_s", "duration_s")
     with pytest.raises(tables.TableError, match="rounds.csv: its columns are those of another version"):
         tables.build(tables.read_manifest(study))
+
+
+def test_a_trial_of_a_version_that_wrote_fewer_files_is_named_with_the_remedy(study):
+    here = trial_dir(study)
+    (here / "ooms.csv").unlink()
+    record = json.loads((here / "trial.json").read_text())
+    del record["files"]["ooms.csv"]
+    (here / "trial.json").write_text(json.dumps(record))
+    with pytest.raises(tables.TableError) as raised:
+        tables.build(tables.read_manifest(study))
+    said = (
+        f"{here / 'ooms.csv'}: not in trial.json: another version measured this trial; delete {here} and run"
+    )
+    assert said in str(raised.value)
+
+
+def test_the_ooms_of_all_trials_are_one_table_with_its_types(tmp_path):
+    cells = [Cell("auto_expand", 4, 8, "eager", "zygote"), Cell("shared", 1, 2, "eager", "zygote")]
+    made = tables.build(tables.read_manifest(made_trials.make_results(tmp_path, cells, repeats=2)))
+    ooms = made["ooms"]
+    assert set(ooms["mode"]) == {"auto_expand"} and set(ooms["repeat"]) == {1, 2}
+    first = ooms.iloc[0]
+    assert (first["attempt"], first["worker"], first["step"], first["oom_phase"]) == (
+        1,
+        "worker3",
+        "",
+        "load",
+    )
+    assert (first["requested_mib"], first["free_mib"], first["others_mib"]) == (200.0, 40.0, 600.0)
+    assert json.loads(first["holders"]) == {"4000": 200.0, "4010": 200.0, "4020": 200.0}
+    assert bool(first["simulated"]) is True
+
+
+def test_a_study_without_an_out_of_memory_has_the_table_with_the_same_types(study, tmp_path):
+    tables.write(tables.build(tables.read_manifest(study)), tmp_path / "tables")
+    ooms = tables.load(tmp_path / "tables")["ooms"]
+    assert len(ooms) == 0
+    assert list(ooms) == columns(OomRow)
+    assert (ooms["requested_mib"].dtype, ooms["simulated"].dtype) == (float, bool)
+
+
+def test_a_truth_that_is_none_is_named(tmp_path):
+    cell = Cell("auto_expand", 2, 8, "eager", "zygote")
+    manifest = made_trials.make_results(tmp_path, [cell], repeats=1)
+    rewrite(trial_dir(manifest), "ooms.csv", ",True", ",yes")
+    with pytest.raises(tables.TableError, match="simulated: 'yes' is no bool"):
+        tables.build(tables.read_manifest(manifest))
 
 
 @pytest.mark.parametrize("name", ["rounds.csv", "gpu.csv"])

@@ -19,6 +19,7 @@ rule trial:
         agents=f"{TRIAL_DIR}/agents.csv",
         workers=f"{TRIAL_DIR}/workers.csv",
         rounds=f"{TRIAL_DIR}/rounds.csv",
+        ooms=f"{TRIAL_DIR}/ooms.csv",
         gpu=f"{TRIAL_DIR}/gpu.csv",
         outputs=f"{TRIAL_DIR}/outputs.jsonl",
     log:

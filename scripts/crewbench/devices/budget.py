@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +73,36 @@ class OutOfMemory(Exception):
             "message": self.message,
         }
 
+    def among(self, device_uuids: Sequence[str]) -> OutOfMemory:
+        """The same with its device's UUID filled in: one of those that the failing process was given.
+
+        CUDA says "GPU 1", its place among what the process sees; one device alone needs no telling.
+        """
+        if self.device_uuid:
+            return self
+        found = _ORDINAL.search(self.message)
+        place = int(found["n"]) if found else 0 if len(device_uuids) == 1 else len(device_uuids)
+        uuid = device_uuids[place] if place < len(device_uuids) else ""
+        return OutOfMemory.from_dict({**self.to_dict(), "device_uuid": uuid})
+
+    def others_mib(self, pid: int, aside: Collection[int] = ()) -> float | None:
+        """What all processes but the failing one (`pid`) and those set aside held together, of what is known.
+
+        None where nobody said who held what, or where a GPU's list does not name the failing process: its
+        pids are then of another namespace, and the failing one cannot be told from the others.
+        """
+        if not self.simulated and pid not in self.holders:
+            return None
+        return sum(m for p, m in self.holders.items() if p != pid and p not in aside and m is not None)
+
+    def held_by(self, names: Mapping[int, str]) -> str:
+        """Who held what in words, the largest first; a pid without a name is "process" and its number."""
+        ordered = sorted(self.holders.items(), key=lambda item: (-(item[1] or 0.0), item[0]))
+        return "; ".join(
+            f"{names.get(pid, f'process {pid}')}: {'unknown' if mib is None else f'{mib:.1f} MiB'}"
+            for pid, mib in ordered
+        )
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> OutOfMemory:
         fields = dict(data)
@@ -124,6 +154,7 @@ _AMOUNT = r"(?P<n>[0-9.]+) (?P<unit>bytes|KiB|MiB|GiB)"
 _REQUESTED = re.compile(rf"Tried to allocate {_AMOUNT}")
 _FREE = re.compile(rf"of which {_AMOUNT} is free")
 _HOLDER = re.compile(rf"(?:Process (?P<pid>[0-9]+)|this process) has {_AMOUNT} memory in use")
+_ORDINAL = re.compile(r"GPU (?P<n>[0-9]+) has a total capacity")
 _ALLOCATED = re.compile(rf"Of the allocated memory {_AMOUNT} is allocated by PyTorch")
 _UNUSED = re.compile(rf"{_AMOUNT} is reserved by PyTorch but unallocated")
 _BARE = re.compile(r"CUDA (driver )?error: (device )?out of memory|CU(BLAS|DNN|SPARSE)_STATUS_ALLOC_FAILED")

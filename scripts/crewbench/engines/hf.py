@@ -120,11 +120,11 @@ class Eager:
     def load(self) -> Loaded:
         began = time.monotonic()
         cuda = [torch.device(d) for d in self.devices if d.startswith("cuda")]
-        for device in cuda:
-            torch.zeros(1, device=device)
-            torch.cuda.synchronize(device)
-        context = time.monotonic()
         try:
+            for device in cuda:  # a full device has no room for a context either
+                torch.zeros(1, device=device)
+                torch.cuda.synchronize(device)
+            context = time.monotonic()
             self.account.weights()
             tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=True)
             model = self._model()

@@ -27,6 +27,7 @@ from crewbench.execute.setup import Setup
 from crewbench.records import (
     AgentRow,
     Identity,
+    OomRow,
     RoundRow,
     Status,
     WorkerRow,
@@ -120,6 +121,7 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
             load_timeout_s=spec.load_timeout_s,
             step_timeout_s=spec.step_timeout_s,
             zero_s=zero_s,
+            ballast={uuid: (b.pid, b.mib) for uuid, b in ballast.items() if b.pid},
         )
         before = provenance.pressure()
         sampler.start()
@@ -137,12 +139,16 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
             taints.extend(runner.taints)
         taints.extend(f"a process of somebody else was on {uuid}" for uuid in sampled["foreign"])
 
-    longest = max((len(p) + len(o) for x in records.outputs for p, o in x.calls), default=0)
-    for row in records.workers:
+    # Where nothing came to run, at least the output's length is known.
+    lengths = (len(p) + len(o) for x in records.outputs for p, o in x.calls)
+    longest = max(lengths, default=spec.output_tokens)
+    context_mib = 0.0 if simulated else footprint.CUDA_CONTEXT_MIB
+    for row in (*records.workers, *records.ooms):
         placed = attempts[row.attempt - 1].worker(row.worker)
         sequences = min(placed.concurrency, cell.agents)
         predicted = footprint.predicted_mib(model, longest, sequences, dtype=spec.dtype)
-        row.predicted_mib = predicted / len(placed.devices)
+        row.predicted_mib = predicted / len(placed.devices) + context_mib
+    for row in records.workers:
         peak = sampled["process_peak_mib"].get(row.device_uuid, {}).get(row.pid)
         if simulated:
             row.allocated_peak_mib = peak
@@ -151,6 +157,7 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
     write_csv(out / "agents.csv", AgentRow, identity, records.agents)
     write_csv(out / "workers.csv", WorkerRow, identity, records.workers)
     write_csv(out / "rounds.csv", RoundRow, identity, records.rounds)
+    write_csv(out / "ooms.csv", OomRow, identity, records.ooms)
     write_outputs(out / "outputs.jsonl", identity, records)
     status = records.status
     finish(

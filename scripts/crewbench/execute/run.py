@@ -6,6 +6,7 @@ an out-of-memory, a timeout, an agent's error or a worker that was killed is a s
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -14,11 +15,12 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 from crewbench.deployment import Deployment, Step, Worker
+from crewbench.devices.budget import OutOfMemory
 from crewbench.devices.inventory import Device
 from crewbench.execute import critical_path
 from crewbench.execute.critical_path import Piece
 from crewbench.execute.worker import Failure, Stages, StepOrder, StepResult
-from crewbench.records import STAGES, AgentRow, RoundRow, Status, WorkerRow
+from crewbench.records import STAGES, AgentRow, OomRow, RoundRow, Status, WorkerRow
 from crewbench.trial import AgentSpec, TaskSpec
 
 GRACE_S = 5.0
@@ -41,7 +43,8 @@ class Handle(Protocol):
 @dataclass(frozen=True, slots=True)
 class Bench:
     """What a Deployment needs of the world. `start(worker, devices, life, attempt)` starts a worker;
-    `memory_free()` returns once the memory of dead workers is seen free."""
+    `memory_free()` returns once the memory of dead workers is seen free. `ballast` is, by device UUID, the
+    pid of what holds the rest of the device back from the budget, and its MiB."""
 
     devices: tuple[Device, ...]
     start: Callable[[Worker, tuple[Device, ...], int, int], Handle]
@@ -52,6 +55,7 @@ class Bench:
     load_timeout_s: float
     step_timeout_s: float
     zero_s: float
+    ballast: Mapping[str, tuple[int, float]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -82,6 +86,7 @@ class Records:
     agents: list[AgentRow] = field(default_factory=list)
     workers: list[WorkerRow] = field(default_factory=list)
     rounds: list[RoundRow] = field(default_factory=list)
+    ooms: list[OomRow] = field(default_factory=list)
     outputs: list[Output] = field(default_factory=list)
 
     @property
@@ -359,12 +364,14 @@ class _Attempt:
 
     def _on_failed(self, life: _Life, stages: Stages, failure: Failure) -> None:
         life.stages, life.failure = stages, failure
+        self._record_oom(life, "", failure.oom)
         self._say(f"{life.worker.name} (pid {life.handle.pid}): {failure.status}: {failure.error}")
 
     def _on_done(self, life: _Life, result: StepResult) -> None:
         life.running.pop(result.step)
         state = self.states[result.step]
         state.result, state.status, state.error = result, result.status, result.error
+        self._record_oom(life, result.step, result.oom)
         self._say(f"{life.worker.name}: {result.step} {result.status}")
         if self._renewing and any(s.status is None for s in self.states.values()):
             self._ask_to_stop(life)
@@ -433,6 +440,37 @@ class _Attempt:
     @property
     def _phase(self) -> str:
         return "cold" if self.round == 0 else "warm"
+
+    def _record_oom(self, life: _Life, step: str, met: dict[str, Any] | None) -> None:
+        """One row for an out-of-memory that a worker met in a step, or, with none, while it loaded."""
+        if met is None:
+            return
+        oom = OutOfMemory.from_dict(met)
+        pid = life.handle.pid
+        ballasts = {held: "ballast" for held, _ in self.bench.ballast.values()}
+        workers = {x.handle.pid: x.worker.name for x in self.lives if x.state != "gone"}
+        _, ballast_mib = self.bench.ballast.get(oom.device_uuid, (None, None if oom.simulated else 0.0))
+        self.records.ooms.append(
+            OomRow(
+                round=self.round,
+                phase=self._phase,
+                attempt=self.number,
+                worker=life.worker.name,
+                worker_life=life.number,
+                step=step,
+                pid=pid,
+                device_uuid=oom.device_uuid,
+                oom_phase=oom.phase,
+                requested_mib=oom.requested_mib,
+                free_mib=oom.free_mib,
+                reserved_mib=oom.reserved_mib,
+                others_mib=oom.others_mib(pid, aside=ballasts),
+                ballast_mib=ballast_mib,
+                holders=json.dumps(oom.to_dict()["holders"]),
+                held_by=oom.held_by(workers | ballasts),
+                simulated=oom.simulated,
+            )
+        )
 
     def _record_round(self) -> None:
         cancelled = self.cancelled_s is not None

@@ -78,8 +78,11 @@ class Stages:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
+    """Why a worker or a step ended. `oom` is OutOfMemory.to_dict() where it was one."""
+
     status: Status
     error: str
+    oom: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +100,15 @@ class StepResult:
     token_s: list[list[float]] = field(default_factory=list)
     text: str = ""
     error: str = ""
+    oom: dict[str, Any] | None = None
 
 
-def failure(exc: BaseException) -> Failure:
-    """An exception as data, with its cause's name and words."""
+def failure(exc: BaseException, devices: Sequence[Device]) -> Failure:
+    """An exception as data, with its cause's name and words; an out-of-memory as what it is."""
     from crewbench.engines import StepTimeout
 
     if isinstance(exc, OutOfMemory):
-        return Failure(Status.OOM, str(exc))
+        return Failure(Status.OOM, str(exc)[:2000], exc.among([d.uuid for d in devices]).to_dict())
     kind = Status.TIMEOUT if isinstance(exc, StepTimeout) else Status.ERROR
     return Failure(kind, f"{type(exc).__name__}: {exc}"[:2000])
 
@@ -196,7 +200,7 @@ def start_engine(job: Job, began_s: float, tell: Any) -> tuple[Any, Stages | Non
         ended = time.monotonic()
         if loading_since is not None:
             took["load_s"] = ended - loading_since
-        failed = failure(exc)
+        failed = failure(exc, job.devices)
         tell(("failed", Stages(began_s=began_s, ended_s=ended, **took), failed))
         traceback.print_exc()  # for the log, and after the trial knows
         return None, None
@@ -209,17 +213,16 @@ def run_step(engine: Any, job: Job, order: StepOrder) -> StepResult:
 
     started = time.monotonic()
     llm = AgentLLM(engine, started + job.step_timeout_s)
-    status, text, error = Status.OK, "", ""
+    failed, text = Failure(Status.OK, ""), ""
     try:
         text = run_task(order.agent, order.task, order.context, llm, job.inputs)
     except BaseException as exc:  # a library's SystemExit too: the thread's pool would keep it to itself
-        failed = failure(exc)
-        status, error = failed.status, failed.error
+        failed = failure(exc, job.devices)
     ended = time.monotonic()
     calls = llm.completions
     return StepResult(
         step=order.step,
-        status=status,
+        status=failed.status,
         started_s=started,
         ended_s=ended,
         prefill_s=sum(c.prefill_s for c in calls),
@@ -230,7 +233,8 @@ def run_step(engine: Any, job: Job, order: StepOrder) -> StepResult:
         output_ids=[c.output_ids for c in calls],
         token_s=[c.token_s for c in calls],
         text=text,
-        error=error,
+        error=failed.error,
+        oom=failed.oom,
     )
 
 
