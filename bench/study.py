@@ -6,6 +6,7 @@ processes below this one, sampled every second.
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import subprocess
@@ -53,6 +54,11 @@ def main() -> None:
         trials = len(list(Path(place, "results/trials").glob("*/*/trial.json")))
         print(f"{'trials':>8} {'seconds':>9} {'peak MiB':>9} {'exit':>5}")
         print(f"{trials:>8} {wall:>9.0f} {peak:>9.0f} {run.returncode:>5}")
+        with open(Path(place, "results/tables/study.csv"), newline="") as file:
+            for row in csv.DictReader(file):
+                print(
+                    "trials from first start to last end: {wall_s} s, lower bound {bound_s} s".format(**row)
+                )
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
-from crewbench import cells, inert, metrics, stats
+from crewbench import cells, inert, metrics, session, stats
 from crewbench.records import (
     FILES,
     AgentRow,
@@ -61,13 +61,15 @@ class TableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """results/matrix.json: the trials that were wanted, where each is, and the cells that were skipped."""
+    """results/matrix.json: the trials that were wanted, in order, where each is, the cells that were skipped,
+    and how many devices a host has (None: not said)."""
 
     path: Path
     config: dict[str, Any]
     model: dict[str, Any]
     trials: list[dict[str, str]]
     skipped: list[dict[str, Any]]
+    host_gpus: int | None = None
 
 
 @dataclass(slots=True)
@@ -109,7 +111,12 @@ def read_manifest(path: Path) -> Manifest:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         manifest = Manifest(
-            path, data["config"], data["model"], list(data["trials"]), list(data.get("skipped", []))
+            path,
+            data["config"],
+            data["model"],
+            list(data["trials"]),
+            list(data.get("skipped", [])),
+            data.get("devices", {}).get("count"),
         )
     except FileNotFoundError:
         raise TableError([f"{path}: there is no manifest; `make report` writes it"]) from None
@@ -469,7 +476,7 @@ def environment_facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 def build(manifest: Manifest) -> dict[str, pd.DataFrame]:
     """Every table, by name. Linear in the number of trials; raises TableError with all problems at once."""
     bodies: dict[str, list[bytes]] = {name: [] for name in FILES if name != "gpu.csv"}
-    trials, devices, attempts, problems = [], [], [], []
+    trials, devices, attempts, ran, problems = [], [], [], [], []
     facts: dict[tuple[str, str, str], int] = defaultdict(int)
     for line in manifest.trials:
         try:
@@ -483,6 +490,7 @@ def build(manifest: Manifest) -> dict[str, pd.DataFrame]:
         trials.append(trial_row(trial, rows))
         devices += rows
         attempts += attempt_rows(trial)
+        ran.append(session.ran(trial.record))
         for key, value in environment_facts(trial.record):
             facts[trial.record["identity"]["host"], key, value] += 1
     if problems:
@@ -494,6 +502,11 @@ def build(manifest: Manifest) -> dict[str, pd.DataFrame]:
     tables["devices"] = _numeric(pd.DataFrame(devices))
     tables["attempts"] = pd.DataFrame(attempts)
     tables["summary"] = pd.DataFrame(summarise(trials))
+    planned = [line["trial_id"] for line in manifest.trials]
+    tables["study"] = pd.DataFrame(
+        session.summarise(filter(None, ran), planned, manifest.host_gpus),
+        columns=[f.name for f in fields(session.Session)],
+    )
     tables["skipped"] = pd.DataFrame(manifest.skipped, columns=[*cells.CELL, "reason"])
     tables["environment"] = pd.DataFrame(
         [(*key, count) for key, count in sorted(facts.items())], columns=["host", "key", "value", "trials"]
@@ -690,6 +703,7 @@ def load(out: Path) -> dict[str, pd.DataFrame]:
         "devices",
         "attempts",
         "summary",
+        "study",
         "skipped",
         "environment",
         "samples",

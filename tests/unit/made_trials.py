@@ -181,6 +181,8 @@ def write_trial(
         "workload": list(modes.get(who.mode).attempts(what.cell))[-1].workload,
         "status": Status.worst(r.status for r in rounds if r.attempt == last),
         "anchor": {"host": who.host, "zero_wall_s": 1.0e9 + 60 * order, "zero_monotonic_s": 60.0 * order},
+        "finished_wall_s": 1.0e9 + 60 * order + 45,
+        "lease_waited_s": 0.5,
         "environment": {
             "python": "3.11.2",
             "packages": {"torch": "2.13.0", "crewai": "1.15.30"},

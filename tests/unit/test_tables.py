@@ -409,6 +409,15 @@ def test_efficiency_is_against_the_fewest_gpus_that_worked(whole):
     assert row["estimate"] == pytest.approx(0.5, rel=0.05)
 
 
+def test_the_study_has_a_row_of_its_trials_wall_time_against_their_sum(whole):
+    (row,) = whole["study"].to_dict("records")
+    assert (row["host"], row["trials"], row["cells"]) == ("box", len(whole["trials"]), 8)
+    assert (row["repeats_min"], row["repeats_max"], row["out_of_order"]) == (3, 3, 0)
+    # Made up: a trial each minute, of 45 s, half a second of it spent waiting for others.
+    assert row["wall_s"] == 60 * (row["trials"] - 1) + 45
+    assert row["bound_s"] == 44.5 * row["trials"]
+
+
 def test_start_states_are_never_pooled(whole):
     starts = whole["summary"].query("mode == 'parallel' and gpus == 8 and metric == 'cold_s'")
     assert sorted(starts["start"]) == ["process", "zygote"]

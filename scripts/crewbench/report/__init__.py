@@ -28,6 +28,9 @@ HERE = Path(__file__).parent
 ROWS_MAX = 200
 """Rows of one table in the page; the CSV files have them all."""
 
+SESSIONS_MAX = 10
+"""Sessions that the page tells of; the table `study` has them all."""
+
 HEADLINE = (
     ("cold_s", "Cold"),
     ("speedup_cold", "against sequential"),
@@ -102,6 +105,7 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
         "tainted": _records(trials[trials["tainted"]], "trial_id", "host", "taints"),
         "checks": _checks(trials, manifest.config.get("thresholds", {})),
         "outputs": _outputs(tables["outputs"]),
+        "sessions": _sessions(tables["study"], kind),
         "environment": _environment(tables["environment"], manifest),
         "glossary": GLOSSARY,
         "metrics": metrics.METRICS.values(),
@@ -354,6 +358,32 @@ def _outputs(outputs: pd.DataFrame) -> list[dict[str, Any]]:
         ]
         groups.append({"mode": mode, "name": cells.mode_title(mode), "said": said})
     return groups
+
+
+def _sessions(study: pd.DataFrame, kind: str) -> list[str]:
+    """When the trials ran, and how much longer than they must, a line per session."""
+    said = []
+    for row in study.head(SESSIONS_MAX).to_dict("records"):
+        how = "each alone on the host" if row["exclusive"] else "packed"
+        order = (
+            "in the order drawn from the seed"
+            if not row["out_of_order"]
+            else f"{count(row['out_of_order'], 'trial')} not in the order drawn from the seed"
+        )
+        few, many = row["repeats_min"], row["repeats_max"]
+        repeats = count(many, "repeat") if few == many else f"{few} to {many} repeats"
+        bound = (
+            "their sum" if row["exclusive"] else f"packing them on {cells.devices(row['host_gpus'], kind)}"
+        )
+        said.append(
+            f"Host {inert.excerpt(str(row['host']), 60)}, {row['started_wall'].replace('T', ' ')[:16]} UTC: "
+            f"{count(row['trials'], 'trial')}, {how}, {order}, {repeats} of a cell. "
+            f"{number(row['wall_s'])} s from the first start to the last end, "
+            f"{number(row['wall_over_bound'])} × the lower bound, {bound}."
+        )
+    if len(study) > SESSIONS_MAX:
+        said.append(f"{len(study) - SESSIONS_MAX} more in tables/study.csv.")
+    return said
 
 
 def _environment(environment: pd.DataFrame, manifest: Manifest) -> list[dict[str, Any]]:
