@@ -8,6 +8,7 @@ from snakemake.utils import min_version
 min_version("9.27")
 sys.path.insert(0, f"{workflow.basedir}/scripts")
 from crewbench import code_hash, matrix, problems
+from crewbench.progress import follow
 from crewbench.workflow import gpu_limit, register_limits, script, watch_me
 
 watch_me()
@@ -21,6 +22,7 @@ configfile: "config/config.yaml"
 with problems.or_exit():
     MATRIX = matrix.plan(config, files=workflow.configfiles, limit=gpu_limit(workflow))
 register_limits(workflow, MATRIX)
+follow(workflow, MATRIX)
 
 
 include: "workflow/rules/model.smk"

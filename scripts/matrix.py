@@ -3,7 +3,8 @@
     matrix.py --config '{"runs": [...], ...}' --gpus 0 --out results/matrix.json
     matrix.py --read config/mistral-7b.yaml
 
---config is a whole config as JSON, or a path to a YAML file. --read only
+--config is a whole config as JSON, or a path to a YAML file. It also says how many
+trials have not run yet, and about how long they will take. --read only
 looks whether a file is whole: Snakemake itself does not say where YAML is broken.
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 from crewbench import matrix
 from crewbench.config import load
 from crewbench.problems import ConfigError, read_yaml
+from crewbench.progress import Progress, done
 
 
 def main() -> int:
@@ -40,7 +42,10 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     matrix.write(made, arguments.out)
+    known = done(made)
+    to_run = [trial.trial_id for trial in made if trial.trial_id not in known]
     print(f"{len(made)} trials, {len(made.skipped)} cells skipped -> {arguments.out}")
+    print(Progress(made, to_run, known).announcement() or "all of them are done")
     return 0
 
 

@@ -28,6 +28,7 @@ from crewbench.config import (
 )
 from crewbench.deployment import Deployment
 from crewbench.engines import ENGINES
+from crewbench.estimate import estimate_s
 from crewbench.modes import MODES
 from crewbench.problems import ConfigError, Problem, read_yaml
 from crewbench.records import canonical_json
@@ -220,7 +221,6 @@ class _Plan:
     tasks: tuple[TaskSpec, ...]
     inputs: dict[str, str]
     attempts: tuple[Deployment, ...]
-    estimated_s: float
 
 
 def skip_reason(cell: Cell, device_kind: str) -> str | None:
@@ -248,36 +248,6 @@ def skip_reason(cell: Cell, device_kind: str) -> str | None:
     return None
 
 
-def depth(deployment: Deployment) -> int:
-    """How many steps follow one another at least: by what comes after what, and by what a worker can hold."""
-    levels: dict[str, int] = {}
-    waves: dict[tuple[tuple[str, ...], int], int] = {}
-    for step in deployment.steps:
-        levels[step.name] = 1 + max((levels[a] for a in step.after), default=0)
-        at = (step.workers, levels[step.name])
-        waves[at] = waves.get(at, 0) + 1
-    total = 0
-    for level in range(1, max(levels.values()) + 1):
-        needs = [
-            math.ceil(n / sum(deployment.worker(w).concurrency for w in workers))
-            for (workers, at), n in waves.items()
-            if at == level
-        ]
-        total += max(needs)
-    return total
-
-
-def estimate_s(
-    cell: Cell, attempts: tuple[Deployment, ...], rounds: int, tokens: int, weights_mib: int
-) -> float:
-    """Rough seconds of a trial, to order and bound it, never a result. A failed attempt costs its start."""
-    start = {"zygote": 2.0, "process": 12.0, "disk": 15.0}[cell.start] + weights_mib / 1024
-    step = 1.0 + 0.05 * tokens
-    last = attempts[-1]
-    lives = len(last.steps) if last.lifetime == "step" else 1
-    return start * (len(attempts) - 1 + lives) + rounds * depth(last) * step
-
-
 # ---------------------------------------------------------------- the matrix
 
 
@@ -292,6 +262,7 @@ class Matrix:
     trials: dict[str, Trial] = field(default_factory=dict)
     skipped: list[Skip] = field(default_factory=list)
     _plans: dict[str, _Plan] = field(default_factory=dict)
+    _estimates: dict[tuple[str, int], float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.trials)
@@ -310,9 +281,7 @@ class Matrix:
             texts += [t for task in tasks for t in (task.description, task.expected_output)]
             used = placeholders(*texts)
             inputs = {k: v for k, v in self.config.crew.inputs.items() if k in used}
-            tokens = cell.options.get("output_tokens", self.config.generation.output_tokens)
-            seconds = estimate_s(cell, attempts, 1 + self.config.warm_rounds, tokens, self.model.weights_mib)
-            self._plans[key] = _Plan(agents, tasks, inputs, attempts, seconds)
+            self._plans[key] = _Plan(agents, tasks, inputs, attempts)
         return self._plans[key]
 
     def _spec(self, cell: Cell, repeat: int, warm_rounds: int) -> Spec:
@@ -368,8 +337,22 @@ class Matrix:
         return self._plan(self.trial(trial_id).cell).attempts
 
     def estimated_s(self, trial_id: str) -> float:
-        """Rough seconds, for the order of packed trials: never a result."""
-        return self._plan(self.trial(trial_id).cell).estimated_s
+        """Rough seconds, for the order of packed trials and to tell a user: never a result."""
+        trial = self.trial(trial_id)
+        cell, options = trial.cell, trial.cell.options
+        key = (cell.trial_id(0), trial.warm_rounds)
+        if key not in self._estimates:
+            self._estimates[key] = estimate_s(
+                cell,
+                self._plan(cell).attempts,
+                device_kind=self.devices.kind,
+                warm_rounds=trial.warm_rounds,
+                tokens=options.get("output_tokens", self.config.generation.output_tokens),
+                weights_mib=self.model.weights_mib,
+                memory_mib=options.get("memory_mib", self.devices.memory_mib),
+                cores=len(os.sched_getaffinity(0)),
+            )
+        return self._estimates[key]
 
     def deployments8(self, trial_id: str) -> str:
         """Eight hex digits that change when, and only when, the trial's mode makes other Deployments."""
@@ -386,7 +369,7 @@ class Matrix:
             "gpu": trial.cell.gpus,
             "host": HOST if self.config.exclusive else 1,
             "mem_mb": 1500 + copies * per_copy,
-            "runtime": 15 + math.ceil(plan.estimated_s * 5 / 60),
+            "runtime": 15 + math.ceil(self.estimated_s(trial_id) * 5 / 60),
             "cores": max(1, copies * self.config.threads_per_worker),
         }
 

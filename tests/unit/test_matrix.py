@@ -408,11 +408,3 @@ def test_a_hub_model_that_is_not_in_the_cache_is_an_error_without_a_download(bui
         ConfigError, match='model.repo: found "nobody/nothing"; revision .* local Hugging Face'
     ):
         build(model={"kind": "hub", "repo": "nobody/nothing"}, runs=[{"mode": "shared"}])
-
-
-def test_depth_counts_what_must_follow_one_another(build):
-    made = build(runs=EVERY_MODE, variants=SHORT)
-    depths = {t.cell.mode: matrix.depth(made.attempts(t.trial_id)[-1]) for t in made if t.cell.agents == 8}
-    assert depths["parallel"] == depths["auto_expand"] == depths["shared"] == 1
-    assert depths["sequential"] == depths["cooperative"] == 8
-    assert depths["hierarchical"] == 3

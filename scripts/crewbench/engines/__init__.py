@@ -21,7 +21,8 @@ class EngineInfo:
     zygote does beforehand); `no_threads` why several steps may not run on one copy at once and
     `one_device` why a copy may not be spread over several devices (empty: they may); `one_device_options`
     (option, value, why) the same of single options; `options` the variant options it takes;
-    `device_kinds` what it runs on."""
+    `device_kinds` what it runs on. `ready_s` and `speed` are rough and only for estimates: seconds from
+    loaded to ready, and tokens a second as a multiple of `eager`'s."""
 
     module: str
     cls: str
@@ -32,6 +33,8 @@ class EngineInfo:
     one_device: str = ""
     one_device_options: tuple[tuple[str, Any, str], ...] = ()
     device_kinds: tuple[str, ...] = ("gpu", "slot")
+    ready_s: float = 0.0
+    speed: float = 1.0
 
 
 _LOCAL = ("torch", "transformers", "accelerate", "langchain_huggingface", "crewai")
@@ -55,6 +58,8 @@ ENGINES: dict[str, EngineInfo] = {
         no_threads="CUDA graphs of torch.compile fail when threads share them (pytorch issue 123177)",
         one_device="torch.compile makes no CUDA graph of kernels on several devices",
         device_kinds=("gpu",),
+        ready_s=60.0,
+        speed=5.0,
     ),
 }
 
