@@ -38,6 +38,7 @@ UNMEASURED = {
     "crewbench/checkpoint/__init__.py": "holds nothing",
     "crewbench/config.py": "its effect is the Spec, which names the trial's directory",
     "crewbench/matrix.py": "the same",
+    "crewbench/estimate.py": "what is told and reserved before a trial runs",
     "crewbench/problems.py": "words for what is wrong with a config",
     "crewbench/modes/": "its effect is the Deployments, which are hashed by themselves",
     "crewbench/provenance.py": "describes the machine after the work, beside the measurement",
