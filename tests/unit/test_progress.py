@@ -131,7 +131,7 @@ def followed(study):
 
 
 def test_events_of_trials_are_told_and_those_of_other_jobs_are_not(followed):
-    from snakemake_interface_logger_plugins.common import LogEvent
+    from snakemake.logging import LogEvent
 
     followed(LogEvent.RUN_INFO, stats={})
     followed(LogEvent.RUN_INFO, stats={})
@@ -148,7 +148,7 @@ def test_events_of_trials_are_told_and_those_of_other_jobs_are_not(followed):
 
 
 def test_an_event_that_is_not_as_expected_costs_a_line_and_nothing_else(followed, capsys):
-    from snakemake_interface_logger_plugins.common import LogEvent
+    from snakemake.logging import LogEvent
 
     followed(None)
     assert followed(LogEvent.JOB_INFO) == []
