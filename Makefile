@@ -18,12 +18,19 @@ export MPLCONFIGDIR := $(CURDIR)/$(VENV)/cache/matplotlib
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install report test check bench doctor schema lock clean
+.PHONY: help install install-serving install-ray install-vllm report test check bench doctor schema lock clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\).*:.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 install: $(RUNTIME) ## the pinned environment in .venv
+
+install-serving install-ray: install-%: $(RUNTIME) ## what mode served (engine transformers-serve), or mode actors, needs besides
+	$(BIN)/python -m pip install --quiet --requirement envs/requirements-$*.txt
+
+install-vllm: ## vLLM, in an environment of its own
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --requirement envs/requirements-vllm.txt
 
 report: $(RUNTIME) ## run the study and write results/report.html
 	@$(if $(CONFIG),$(BIN)/python scripts/matrix.py --read $(CONFIG))

@@ -1,5 +1,5 @@
-"""Write requirements.txt and requirements-dev.txt: everything that the .in files lead to, with the versions
-that are installed in the environment this runs in.
+"""Write the requirements*.txt files: everything that their .in files lead to, with the versions that are
+installed in the environment this runs in.
 
     python envs/lock.py            write them
     python envs/lock.py --check    fail when the .in files lead to something that they do not pin
@@ -61,21 +61,25 @@ def closure(requirements: Iterable[Requirement]) -> dict[str, str]:
     return pins
 
 
+SETS = {
+    "requirements": (),
+    "requirements-serving": ("requirements",),
+    "requirements-ray": ("requirements",),
+    "requirements-dev": ("requirements", "requirements-serving", "requirements-ray"),
+}
+"""What is locked, and on which sets each is built. vLLM's list is kept by hand: it wants another torch."""
+
+
 def texts() -> dict[str, str]:
     """File name -> what it should say."""
-    runtime = closure(wanted(ENVS / "requirements.in"))
-    dev = closure(wanted(ENVS / "requirements-dev.in"))
-    extra = {name: pin for name, pin in dev.items() if name not in runtime}
-
-    def listed(pins: dict[str, str]) -> str:
-        return "\n".join(pins[name] for name in sorted(pins)) + "\n"
-
-    return {
-        "requirements.txt": HEAD.format(source="requirements.in") + listed(runtime),
-        "requirements-dev.txt": HEAD.format(source="requirements-dev.in")
-        + "-r requirements.txt\n"
-        + listed(extra),
-    }
+    pins = {name: closure(wanted(ENVS / f"{name}.in")) for name in SETS}
+    found = {}
+    for name, bases in SETS.items():
+        known = {package for base in bases for package in pins[base]}
+        lines = [f"-r {base}.txt" for base in bases]
+        lines += [pins[name][package] for package in sorted(pins[name].keys() - known)]
+        found[f"{name}.txt"] = HEAD.format(source=f"{name}.in") + "\n".join(lines) + "\n"
+    return found
 
 
 def main() -> int:

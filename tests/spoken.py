@@ -46,7 +46,7 @@ def works(conn, oom_in_step: int | None = None) -> None:
             oom = OutOfMemory("decode", requested_mib=2.0, holders={os.getpid(): 40.0, 1: None}).to_dict()
         served += 1
         conn.send(("done", StepResult(message[1].step, status, now, time.monotonic(), oom=oom)))
-    conn.send(("stopped", {}))
+    conn.send(("stopped", {}, []))
 
 
 def loads_late(conn, after: int) -> None:

@@ -215,6 +215,23 @@ class Variant(Section):
     cache_tokens: Count | None = Field(
         None, description="compiled: tokens that the static cache holds, prompt and output (null: 2048)"
     )
+    layout: Literal["tensor", "replicas"] | None = Field(
+        None,
+        description="served: tensor (one server over all GPUs, what null means) or replicas (one on each)",
+    )
+    clients: Literal["processes", "threads"] | None = Field(
+        None,
+        description="served: where the agents run, as processes forked once (what null means) or as threads",
+    )
+    port: Annotated[int, Field(ge=1, le=65535), BeforeValidator(_number)] | None = Field(
+        None, description="served: the server's TCP port on the loopback (null: any free one)"
+    )
+    prefix_cache: bool | None = Field(
+        None,
+        description="vllm: keep the KV cache of prompts seen before (null: no, so that every round does "
+        "all its work)",
+    )
+    enforce_eager: bool | None = Field(None, description="vllm: start without compiling (null: no)")
 
     devices_per_copy: Count | None = Field(
         None,
@@ -236,10 +253,11 @@ class Run(Section):
         None, description="numbers of agents, from the top of crew.agents; null: all of them"
     )
     engine: Engines = Field(("eager",), description="what makes the tokens")
-    start: Starts = Field(
-        ("zygote",),
+    start: Starts | None = Field(
+        None,
         description="state before round 0: zygote (forked, imports done), process (new process, weights in "
-        "the page cache), disk (new process, weights evicted from the page cache)",
+        "the page cache), disk (new process, weights evicted from the page cache); null: zygote, or process "
+        "where the mode starts servers",
     )
     variant: Slugs = Field(("base",), description="names from `variants`")
     repeats: Count | None = Field(None, description="null: as `repeats` of the whole file")
@@ -271,6 +289,11 @@ class Config(Section):
     seed: Natural = Field(1, description="seed of the trial order and of generation")
     repeats: Count = Field(3, description="trials per cell")
     warm_rounds: Natural = Field(2, description="rounds after the cold one, on the same workers")
+    replay: bool = Field(
+        True,
+        description="after each warm round, make its model calls once more without CrewAI and LangChain: the "
+        "difference is what the framework costs",
+    )
     exclusive: bool = Field(
         True, description="true: a trial has its host to itself; false: trials share a host by GPU"
     )
@@ -557,7 +580,7 @@ def _check_crew(config: Config, runs: Mapping[int, Run], root: Path) -> Iterator
         size = min(max(run.agents or (len(texts.agents),)), len(texts.agents))
         if not size:
             continue
-        cell = Cell(run.mode, 1, size, run.engine[0], run.start[0])
+        cell = Cell(run.mode, 1, size, run.engine[0], (run.start or ("zygote",))[0])
         if MODES[run.mode].unfit(cell) is None:
             for name, agent in tasks_of(cell).items():
                 if name not in texts.tasks:

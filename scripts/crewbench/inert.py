@@ -25,4 +25,3 @@ def excerpt(text: str, limit: int) -> str:
     if len(text) <= 4 * limit and len(line) <= limit:
         return line
     return f"{line[:limit].rstrip()}… ({len(text):,} characters)"
-

@@ -12,11 +12,12 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from crewbench import extras
 from crewbench.config import (
     Config,
     CrewTexts,
@@ -29,9 +30,11 @@ from crewbench.config import (
 from crewbench.deployment import Deployment
 from crewbench.engines import ENGINES
 from crewbench.estimate import estimate_s
+from crewbench.extras import EXTRAS
 from crewbench.modes import MODES
 from crewbench.problems import ConfigError, Problem, read_yaml
 from crewbench.records import canonical_json
+from crewbench.runners import RUNNERS
 from crewbench.trial import AgentSpec, Cell, Spec, TaskSpec
 
 RESULTS = "results"
@@ -42,6 +45,10 @@ HOST = 100
 
 GENERAL_OPTIONS = {"memory_mib", "length", "output_tokens"}
 """Variant options that mean something to every engine: the Spec holds what they say."""
+
+
+USUAL_START = "zygote"
+"""The start state of most runners when the config names none."""
 
 
 class MatrixError(ValueError):
@@ -234,9 +241,15 @@ def skip_reason(cell: Cell, device_kind: str) -> str | None:
         return reason
     if device_kind not in engine.device_kinds:
         return f"engine {cell.engine} needs a GPU"
-    if strange:
-        return f"engine {cell.engine} has no option {', '.join(sorted(strange))}"
     workers = [worker for deployment in mode.attempts(cell) for worker in deployment.workers]
+    runners = {w.runner: RUNNERS[w.runner] for w in workers}
+    for name, runner in runners.items():
+        if name not in engine.runners:
+            return f"mode {cell.mode} has {runner.title}, and engine {cell.engine} cannot be held so"
+        if cell.start not in runner.starts:
+            return f"{runner.title}: start may be {' or '.join(runner.starts)}, not {cell.start}"
+    if strange := strange.difference(*(runner.options for runner in runners.values())):
+        return f"engine {cell.engine} has no option {', '.join(sorted(strange))}"
     if engine.no_threads and any(w.concurrency > 1 for w in workers):
         return f"engine {cell.engine} runs one step at a time on one copy: {engine.no_threads}"
     if any(len(w.devices) > 1 for w in workers):
@@ -246,6 +259,14 @@ def skip_reason(cell: Cell, device_kind: str) -> str | None:
             if cell.options.get(option) == value:
                 return f"{option} {value} keeps a copy on one device: {why}"
     return None
+
+
+def usual_start(cell: Cell) -> str:
+    """The start state of a cell whose config names none: what its runner brings about usually."""
+    if MODES[cell.mode].unfit(cell):
+        return cell.start
+    first = next(iter(MODES[cell.mode].attempts(cell))).workers[0]
+    return RUNNERS[first.runner].starts[0]
 
 
 # ---------------------------------------------------------------- the matrix
@@ -306,6 +327,7 @@ class Matrix:
             agents=plan.agents,
             tasks=plan.tasks,
             inputs=plan.inputs,
+            replay=config.replay,
         )
 
     def trial(self, trial_id: str, spec8: str | None = None) -> Trial:
@@ -480,6 +502,7 @@ def plan(
             read_yaml(path)
     matrix = build(load(config), gpus=gpus)
     check_limit(matrix, limit)
+    check_extras(matrix)
     return matrix
 
 
@@ -524,10 +547,12 @@ def _cells(matrix: Matrix) -> list[tuple[Cell, int, int]]:
         warm_rounds = config.warm_rounds if run.warm_rounds is None else run.warm_rounds
         too_many = False
         for gpus, agents, engine, start, variant in product(
-            run.gpus, run.agents or (everyone,), run.engine, run.start, run.variant
+            run.gpus, run.agents or (everyone,), run.engine, run.start or (None,), run.variant
         ):
             options = config.variants[variant].options
-            cell = Cell(run.mode, gpus, agents, engine, start, variant, options)
+            cell = Cell(run.mode, gpus, agents, engine, start or USUAL_START, variant, options)
+            if start is None:
+                cell = replace(cell, start=usual_start(cell))
             reason = skip_reason(cell, matrix.devices.kind)
             if reason is not None:
                 matrix.skipped.append(Skip(cell, reason))
@@ -574,6 +599,25 @@ def _in_order(matrix: Matrix) -> dict[str, Trial]:
         t.trial_id: Trial(t.trial_id, t.spec8, t.cell, t.repeat, t.warm_rounds, n - i)
         for i, t in enumerate(ordered)
     }
+
+
+def check_extras(matrix: Matrix, root: Path = Path()) -> None:
+    """ConfigError when a trial that is still to run needs packages that are not installed here."""
+    lacking: dict[str, str] = {}
+    for trial in matrix:
+        runners = {w.runner for d in matrix.attempts(trial.trial_id) for w in d.workers}
+        needs = {f"engine {trial.cell.engine}": ENGINES[trial.cell.engine].extra}
+        needs |= {f"mode {trial.cell.mode}": RUNNERS[name].extra for name in runners}
+        for what, extra in needs.items():
+            if extra and what not in lacking and extras.missing(extra):
+                if not (root / trial.dir / "trial.json").exists():
+                    lacking[what] = extra
+    if lacking:
+        right = "needs packages that are not installed: run `{}`"
+        raise ConfigError(
+            "the config",
+            [Problem(what, right.format(EXTRAS[extra].install)) for what, extra in lacking.items()],
+        )
 
 
 def check_limit(matrix: Matrix, limit: int | None) -> None:

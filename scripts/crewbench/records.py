@@ -51,8 +51,10 @@ class Identity:
 
 @dataclass(slots=True)
 class AgentRow:
-    """agents.csv: one row per step and round. `framework_s` is the step's time outside the engine:
-    ended - started - prefill - decode."""
+    """agents.csv, and replays.csv with phase replay (the last warm round's calls made again without the
+    agents): one row per step and round. `framework_s` is the step's time outside the engine: ended - started
+    - prefill - decode. `task_tokens` are the ids of the agent's and the task's own texts; the framework adds
+    the rest."""
 
     round: int
     phase: str
@@ -73,6 +75,7 @@ class AgentRow:
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     llm_calls: int | None = None
+    task_tokens: int | None = None
     error: str = ""
 
 
@@ -193,12 +196,33 @@ class OomRow:
     simulated: bool = False
 
 
+@dataclass(slots=True)
+class ServerRow:
+    """servers.csv: one row per server and reading of its metrics; counters are since its start. Empty where a
+    server does not say."""
+
+    t_at_s: float
+    worker: str
+    worker_life: int
+    attempt: int
+    running: float | None = None
+    waiting: float | None = None
+    kv_used_share: float | None = None
+    preemptions: float | None = None
+    prefix_queries: float | None = None
+    prefix_hits: float | None = None
+    prompt_tokens: float | None = None
+    output_tokens: float | None = None
+
+
 FILES: Mapping[str, type] = {
     "agents.csv": AgentRow,
     "workers.csv": WorkerRow,
     "rounds.csv": RoundRow,
     "ooms.csv": OomRow,
     "gpu.csv": GpuRow,
+    "replays.csv": AgentRow,
+    "servers.csv": ServerRow,
 }
 
 

@@ -700,6 +700,8 @@ def load(out: Path) -> dict[str, pd.DataFrame]:
         "agents",
         "workers",
         "ooms",
+        "replays",
+        "servers",
         "devices",
         "attempts",
         "summary",

@@ -22,9 +22,8 @@ class Cell:
     options: dict[str, Any] = field(default_factory=dict)
 
     def trial_id(self, repeat: int) -> str:
-        return (
-            f"{self.mode}__g{self.gpus}__a{self.agents}__{self.engine}__{self.start}__{self.variant}__r{repeat}"
-        )
+        size = f"{self.mode}__g{self.gpus}__a{self.agents}"
+        return f"{size}__{self.engine}__{self.start}__{self.variant}__r{repeat}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +72,7 @@ class Spec:
     agents: tuple[AgentSpec, ...]
     tasks: tuple[TaskSpec, ...]
     inputs: dict[str, str] = field(default_factory=dict)
+    replay: bool = False
 
     @property
     def trial_id(self) -> str:

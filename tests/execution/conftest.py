@@ -11,6 +11,7 @@ MODES = {
     "shared": {},
     "cooperative": {},
     "hierarchical": {"gpus": 2},
+    "served": {"engine": "transformers-serve"},
 }
 
 

@@ -10,6 +10,7 @@ from crewbench.records import FILES, STAGES, columns
 from crewbench.trial import Spec
 
 EVERY_MODE = list(modes.MODES)
+IN_WORKERS = [mode for mode in EVERY_MODE if mode != "served"]
 INDEPENDENT = ["parallel", "auto_expand", "sequential", "shared"]
 
 
@@ -70,7 +71,7 @@ def test_a_steps_times_are_in_order_and_inside_its_round(results, mode):
         assert 0 < float(row["ttft_s"]) < ended - queued
 
 
-@pytest.mark.parametrize("mode", EVERY_MODE)
+@pytest.mark.parametrize("mode", IN_WORKERS)
 def test_every_step_makes_the_fixed_number_of_tokens_counted_from_ids(results, mode):
     outputs = {(o["attempt"], o["round"], o["step"]): o for o in results[mode].outputs}
     for row in results[mode].rows("agents"):
@@ -84,7 +85,7 @@ def test_every_step_makes_the_fixed_number_of_tokens_counted_from_ids(results, m
         assert len(instants) == 8 and instants == sorted(instants)
 
 
-@pytest.mark.parametrize("mode", EVERY_MODE)
+@pytest.mark.parametrize("mode", IN_WORKERS)
 def test_the_text_is_the_local_models_own(results, mode):
     """Greedy ids made here, straight from the checkpoint, for the prompt that the agent was given."""
     import torch
@@ -202,7 +203,7 @@ def test_a_trial_without_an_out_of_memory_has_a_header_only(results):
     assert results["sequential"].rows("ooms") == []
 
 
-@pytest.mark.parametrize("mode", EVERY_MODE)
+@pytest.mark.parametrize("mode", IN_WORKERS)
 def test_a_zygotes_workers_have_imported_before_they_are_asked_for(results, mode):
     assert results[mode].trial["zygote_s"] > 1.0
     for row in results[mode].rows("workers"):

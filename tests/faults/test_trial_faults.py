@@ -277,7 +277,7 @@ def tmp_path_of_few_letters():
         yield Path(place)
 
 
-SMALL = "mount -t tmpfs -o size=64k tmpfs {0} && exec \"$@\""
+SMALL = 'mount -t tmpfs -o size=64k tmpfs {0} && exec "$@"'
 """A file system that is full soon, in a mount namespace of its own: gone with the process."""
 
 

@@ -10,7 +10,10 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-FILES = ("requirements.txt", "requirements-dev.txt")
+FILES = (
+    *("requirements.txt", "requirements-serving.txt", "requirements-ray.txt"),
+    *("requirements-vllm.txt", "requirements-dev.txt"),
+)
 
 
 def pins(path):
@@ -44,7 +47,12 @@ def test_the_lock_files_are_what_make_lock_writes(root, lock):
 def test_every_import_of_the_project_is_a_direct_requirement(root):
     named = {
         canonicalize_name(pin.name)
-        for name in ("requirements.in", "requirements-dev.in")
+        for name in (
+            "requirements.in",
+            "requirements-serving.in",
+            "requirements-ray.in",
+            "requirements-dev.in",
+        )
         for pin in pins(root / "envs" / name)
     }
     # These come with a direct requirement and are only used together with it.

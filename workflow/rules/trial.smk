@@ -21,6 +21,8 @@ rule trial:
         rounds=f"{TRIAL_DIR}/rounds.csv",
         ooms=f"{TRIAL_DIR}/ooms.csv",
         gpu=f"{TRIAL_DIR}/gpu.csv",
+        replays=f"{TRIAL_DIR}/replays.csv",
+        servers=f"{TRIAL_DIR}/servers.csv",
         outputs=f"{TRIAL_DIR}/outputs.jsonl",
     log:
         "results/logs/trial/{trial}/{spec}.log",

@@ -57,6 +57,14 @@ class Companion:
         except OSError:
             pass  # it is gone already; `ready` says so
 
+    def fileno(self) -> int:
+        """Readable when it has said something, or is gone."""
+        return self._process.stdout.fileno()
+
+    def hear(self, timeout_s: float) -> dict[str, Any]:
+        """The next thing that it says. CompanionError if that does not come in time."""
+        return self._hear(timeout_s)
+
     def ready(self, timeout_s: float) -> dict[str, Any]:
         """What it says once it is ready. CompanionError, and no process left, if it is not in time."""
         try:
@@ -140,11 +148,16 @@ class Post:
         if os.getppid() != self.parent:
             sys.exit(0)
 
+    @property
+    def ends(self) -> tuple[int, int]:
+        """Descriptors of which one becomes readable when it is time to end."""
+        return 0, self._parent_fd
+
     def wait(self, until: float | None = None) -> bool:
         """Sleep until the CLOCK_MONOTONIC second `until` (None: for ever); True at once when it is time to
         end, because the trial said so or is gone."""
         timeout = None if until is None else max(0.0, until - time.monotonic())
-        return bool(select.select([0, self._parent_fd], [], [], timeout)[0])
+        return bool(select.select(self.ends, [], [], timeout)[0])
 
     def say(self, message: Mapping[str, Any]) -> None:
         try:

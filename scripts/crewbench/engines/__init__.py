@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ class EngineInfo:
     zygote does beforehand); `no_threads` why several steps may not run on one copy at once and
     `one_device` why a copy may not be spread over several devices (empty: they may); `one_device_options`
     (option, value, why) the same of single options; `options` the variant options it takes;
-    `device_kinds` what it runs on. `ready_s` and `speed` are rough and only for estimates: seconds from
+    `device_kinds` what it runs on; `runners` what may hold it; `extra` what must be installed besides
+    (extras.py). `ready_s` and `speed` are rough and only for estimates: seconds from
     loaded to ready, and tokens a second as a multiple of `eager`'s."""
 
     module: str
@@ -33,12 +34,15 @@ class EngineInfo:
     one_device: str = ""
     one_device_options: tuple[tuple[str, Any, str], ...] = ()
     device_kinds: tuple[str, ...] = ("gpu", "slot")
+    runners: tuple[str, ...] = ("process", "actor")
+    extra: str = ""
     ready_s: float = 0.0
     speed: float = 1.0
 
 
 _LOCAL = ("torch", "transformers", "accelerate", "langchain_huggingface", "crewai")
 _READS_ONTO_ONE = (("loader", "parallel", "it reads all weights onto one device"),)
+_CLIENT = ("httpx", "langchain_core.messages", "crewai")
 
 ENGINES: dict[str, EngineInfo] = {
     "eager": EngineInfo(
@@ -61,14 +65,46 @@ ENGINES: dict[str, EngineInfo] = {
         ready_s=60.0,
         speed=5.0,
     ),
+    "transformers-serve": EngineInfo(
+        "crewbench.engines.transformers_serve",
+        "TransformersServe",
+        "Transformers' own server, continuous batching",
+        _CLIENT,
+        runners=("server",),
+        ready_s=5.0,
+        speed=2.0,
+        one_device="it puts a copy on one device: use layout replicas",
+        extra="serving",
+    ),
+    "vllm": EngineInfo(
+        "crewbench.engines.vllm",
+        "VLLM",
+        "vLLM's server, paged attention and continuous batching",
+        _CLIENT,
+        options=("prefix_cache", "enforce_eager"),
+        device_kinds=("gpu",),
+        runners=("server",),
+        ready_s=120.0,
+        speed=10.0,
+        extra="vllm",
+    ),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of a model as it can be made again: the prompt's ids, or its messages where no ids are seen."""
+
+    prompt_ids: list[int]
+    messages: list[dict[str, str]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Completion:
     """One call of a model. Instants are CLOCK_MONOTONIC seconds: `called_s` when the adapter was asked,
     `prompt_s` when the engine had the prompt's ids, `token_s[i]` when output id i was there, `ended_s`
-    when the text was returned, or the call failed (`prompt_s` 0: before the prompt was taken in)."""
+    when the text was returned, or the call failed (`prompt_s` 0: before the prompt was taken in). An engine
+    that does not see ids leaves them empty and gives the numbers of prompt and output tokens as `counted`."""
 
     text: str
     prompt_ids: list[int]
@@ -77,6 +113,21 @@ class Completion:
     prompt_s: float
     token_s: list[float]
     ended_s: float
+    counted: tuple[int, int] | None = None
+    messages: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.counted[0] if self.counted else len(self.prompt_ids)
+
+    @property
+    def output_tokens(self) -> int:
+        return self.counted[1] if self.counted else len(self.output_ids)
+
+    @property
+    def call(self) -> Call:
+        """What it takes to ask the same again."""
+        return Call(self.prompt_ids, self.messages)
 
     @property
     def prefill_s(self) -> float:
@@ -126,6 +177,9 @@ class Engine(Protocol):
     def complete(self, messages: list[BaseMessage], deadline_s: float) -> Completion:
         """Answer a conversation. Raises OutOfMemory, StepTimeout (deadline_s is CLOCK_MONOTONIC), with
         what was made until then as the error's `completion`, where the prompt was read."""
+
+    def replay(self, call: Call, deadline_s: float) -> Completion:
+        """The same prompt again, straight through the engine, without CrewAI. Raises as `complete`."""
 
     def count_tokens(self, messages: list[BaseMessage]) -> int:
         """How many ids the conversation's prompt has."""

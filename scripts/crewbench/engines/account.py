@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from crewbench.devices.budget import Ledger, OutOfMemory
 
@@ -31,24 +31,25 @@ class CountedByDevice:
 class SimulatedAccount:
     """Charges a slot's ledger for what a GPU would hold: the weights from load on, and the KV cache of
     each sequence in flight at its full length. A copy spread over several slots charges each an equal
-    share. Sizes in MiB."""
+    share, all to process `pid`. Sizes in MiB."""
 
     ledger: Ledger
     slots: tuple[str, ...]
     budget_mib: float
     weights_mib: float
     kv_mib_per_token: float
+    pid: int = field(default_factory=os.getpid)
 
     def _charge(self, what: str, mib: float, phase: str) -> None:
         """All of it or, when one slot refuses, nothing."""
         share, charged = mib / len(self.slots), []
         try:
             for slot in self.slots:
-                self.ledger.charge(slot, os.getpid(), what, share, self.budget_mib, phase)
+                self.ledger.charge(slot, self.pid, what, share, self.budget_mib, phase)
                 charged.append(slot)
         except OutOfMemory:
             for slot in charged:
-                self.ledger.charge(slot, os.getpid(), what, -share, self.budget_mib, phase)
+                self.ledger.charge(slot, self.pid, what, -share, self.budget_mib, phase)
             raise
 
     def weights(self) -> None:

@@ -26,7 +26,7 @@ from transformers.utils import logging
 
 from crewbench.checkpoint.files import weight_files
 from crewbench.devices.budget import OutOfMemory, is_cuda_oom
-from crewbench.engines import Account, Completion, Loaded, StepTimeout, weights
+from crewbench.engines import Account, Call, Completion, Loaded, StepTimeout, weights
 
 MIB = 2**20
 NO_LIMIT = 2**50
@@ -200,6 +200,20 @@ class Eager:
                 raise
             raise typed from error
         return recorder.completion(answer.content, called)
+
+    def replay(self, call: Call, deadline_s: float) -> Completion:
+        called = time.monotonic()
+        recorder = None
+        try:
+            with self.account.sequence() as hold:
+                recorder = Recorder(deadline_s, lambda prompt: hold(prompt + self.tokens))
+                ids = torch.tensor([call.prompt_ids], device=self.devices[0])
+                self.model.generate(
+                    ids, attention_mask=torch.ones_like(ids), streamer=recorder, **self.call_options()
+                )
+        except RuntimeError as error:
+            raise _typed(error, "decode" if recorder and recorder.token_s else "prefill") from error
+        return recorder.completion("", called)
 
     def _generation(self, given: GenerationConfig) -> GenerationConfig:
         """Greedy, and all that one call is told: nothing of the checkpoint's own sampling is left."""

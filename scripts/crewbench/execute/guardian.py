@@ -31,7 +31,8 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def _prctl(option: int, value: int) -> None:
+def prctl(option: int, value: int) -> None:
+    """Set an attribute of this process (prctl(2)). OSError if the kernel refuses."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, value, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
@@ -71,7 +72,7 @@ def supervised(body: Callable[[], int], scratch: Path | None = None) -> int:
 def _guard(body: Callable[[], int], launcher: int, scratch: Path | None) -> int:
     """The guardian's whole life. Returns the exit code to end with."""
     os.setsid()
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write)
@@ -111,7 +112,7 @@ def _run_trial(body: Callable[[], int], guardian: int) -> int:
     signal.set_wakeup_fd(-1)
     for number in FORWARDED:
         signal.signal(number, signal.SIG_DFL)
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != guardian:
         return 1
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import math
 import os
 import sys
 import time
@@ -29,16 +30,15 @@ from crewbench.records import (
     Identity,
     OomRow,
     RoundRow,
+    ServerRow,
     Status,
     WorkerRow,
     canonical_json,
     write_csv,
 )
+from crewbench.runners import RUNNERS
 from crewbench.start import STARTS
 from crewbench.trial import Spec
-
-RUNNERS = {"process": "crewbench.execute.process:ProcessRunner"}
-"""Where each runner is. A runner takes a Setup and has `start`, `zygote_s` and `taints`."""
 
 MIB = 2**20
 MEMORY_FREE_S = 60.0
@@ -122,6 +122,7 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
             step_timeout_s=spec.step_timeout_s,
             zero_s=zero_s,
             ballast={uuid: (b.pid, b.mib) for uuid, b in ballast.items() if b.pid},
+            replay=spec.replay,
         )
         before = provenance.pressure()
         sampler.start()
@@ -139,9 +140,10 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
             taints.extend(runner.taints)
         taints.extend(f"a process of somebody else was on {uuid}" for uuid in sampled["foreign"])
 
+    count_own_tokens(records, spec, model.directory(spec.model_dir))
     # Where nothing came to run, at least the output's length is known.
-    lengths = (len(p) + len(o) for x in records.outputs for p, o in x.calls)
-    longest = max(lengths, default=spec.output_tokens)
+    lengths = ((a.prompt_tokens + a.output_tokens) / a.llm_calls for a in records.agents if a.llm_calls)
+    longest = math.ceil(max(lengths, default=spec.output_tokens))
     context_mib = 0.0 if simulated else footprint.CUDA_CONTEXT_MIB
     for row in (*records.workers, *records.ooms):
         placed = attempts[row.attempt - 1].worker(row.worker)
@@ -149,7 +151,8 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
         predicted = footprint.predicted_mib(model, longest, sequences, dtype=spec.dtype)
         row.predicted_mib = predicted / len(placed.devices) + context_mib
     for row in records.workers:
-        peak = sampled["process_peak_mib"].get(row.device_uuid, {}).get(row.pid)
+        seen = sampled["process_peak_mib"].get(row.device_uuid, {})
+        peak = _total(seen.get(pid) for pid in (row.pid, *records.pids.get(row.pid, ())))
         if simulated:
             row.allocated_peak_mib = peak
         else:
@@ -158,6 +161,8 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
     write_csv(out / "workers.csv", WorkerRow, identity, records.workers)
     write_csv(out / "rounds.csv", RoundRow, identity, records.rounds)
     write_csv(out / "ooms.csv", OomRow, identity, records.ooms)
+    write_csv(out / "replays.csv", AgentRow, identity, records.replays)
+    write_csv(out / "servers.csv", ServerRow, identity, records.servers)
     write_outputs(out / "outputs.jsonl", identity, records)
     status = records.status
     finish(
@@ -184,6 +189,7 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
             "lease_waited_s": leased.waited_s,
             "zygote_s": next((r.zygote_s for r in runners.values() if r.zygote_s is not None), None),
             "sampler": sampled,
+            "workers": records.facts,
             "pressure": pressure,
             "taints": taints,
         },
@@ -191,13 +197,38 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
     return status
 
 
+def count_own_tokens(records: Records, spec: Spec, model: Path) -> None:
+    """Fill in `task_tokens`: the ids of the texts that are the agent's and the task's own, without template
+    or framework. Left empty where the checkpoint has no tokenizer.json."""
+    from tokenizers import Tokenizer
+
+    if not (model / "tokenizer.json").exists():
+        return
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    agents = {agent.name: agent for agent in spec.agents}
+    tasks = {(x.step, x.agent): spec.task(x.task) for x in records.outputs}
+    for row in (*records.agents, *records.replays):
+        if (task := tasks.get((row.step, row.agent))) is not None:
+            agent = agents[row.agent]
+            texts = (agent.role, agent.goal, agent.backstory, task.description, task.expected_output)
+            own = "\n".join(texts)
+            for name, value in spec.inputs.items():
+                own = own.replace("{" + name + "}", value)
+            row.task_tokens = len(tokenizer.encode(own, add_special_tokens=False).ids)
+
+
+def _total(parts: Iterable[float | None]) -> float | None:
+    known = [part for part in parts if part is not None]
+    return sum(known) if known else None
+
+
 def _runners(attempts: Iterable[Deployment]) -> set[str]:
     return {worker.runner for attempt in attempts for worker in attempt.workers}
 
 
 def _runner(name: str, setup: Setup) -> Any:
-    module, _, cls = RUNNERS[name].partition(":")
-    return getattr(importlib.import_module(module), cls)(setup)
+    info = RUNNERS[name]
+    return getattr(importlib.import_module(info.module), info.cls)(setup)
 
 
 def refused(deployment: Deployment, spec: Spec, reason: str, at_s: float) -> Records:

@@ -72,7 +72,10 @@ class Handle:
 
 
 class ProcessRunner:
-    """Starts workers. From a zygote they are forked from one process that has done the imports."""
+    """Starts workers. From a zygote they are forked from one process that has done the imports. `entry` is a
+    worker's whole life."""
+
+    entry = staticmethod(worker.main)
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -115,7 +118,7 @@ class ProcessRunner:
         ours, theirs = multiprocessing.Pipe()
         asked = time.monotonic()
         process = self._context.Process(
-            target=worker.main, args=(theirs, job, self._trial, self._lease_fds), name=held.name, daemon=True
+            target=self.entry, args=(theirs, job, self._trial, self._lease_fds), name=held.name, daemon=True
         )
         process.start()
         theirs.close()

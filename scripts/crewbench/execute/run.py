@@ -17,10 +17,11 @@ from typing import Any, Protocol
 from crewbench.deployment import Deployment, Step, Worker
 from crewbench.devices.budget import OutOfMemory
 from crewbench.devices.inventory import Device
+from crewbench.engines import Call
 from crewbench.execute import critical_path
 from crewbench.execute.critical_path import Piece
 from crewbench.execute.worker import Failure, Stages, StepOrder, StepResult
-from crewbench.records import STAGES, AgentRow, OomRow, RoundRow, Status, WorkerRow
+from crewbench.records import STAGES, AgentRow, OomRow, RoundRow, ServerRow, Status, WorkerRow
 from crewbench.trial import AgentSpec, TaskSpec
 
 GRACE_S = 5.0
@@ -56,6 +57,15 @@ class Bench:
     step_timeout_s: float
     zero_s: float
     ballast: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    replay: bool = False
+
+    @property
+    def rounds(self) -> list[tuple[int, str]]:
+        """Number and phase of each round, in order. Replays make the last warm round's calls, as often as
+        there were warm rounds, and come after all of them, so that no warm round's window holds one."""
+        warm = range(1, self.warm_rounds + 1)
+        phases = ("warm", "replay") if self.replay else ("warm",)
+        return [(0, "cold"), *((number, phase) for phase in phases for number in warm)]
 
 
 @dataclass(slots=True)
@@ -81,13 +91,18 @@ class Output:
 
 @dataclass(slots=True)
 class Records:
-    """All that a trial's rounds left behind."""
+    """All that a trial's rounds left behind. `pids` are the processes that hold a worker's model, by the
+    worker's pid; `facts` what a worker said of its start, by "attempt/worker/life"."""
 
     agents: list[AgentRow] = field(default_factory=list)
     workers: list[WorkerRow] = field(default_factory=list)
     rounds: list[RoundRow] = field(default_factory=list)
     ooms: list[OomRow] = field(default_factory=list)
     outputs: list[Output] = field(default_factory=list)
+    replays: list[AgentRow] = field(default_factory=list)
+    servers: list[ServerRow] = field(default_factory=list)
+    pids: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def status(self) -> Status:
@@ -114,7 +129,7 @@ class _Life:
     stop_asked_s: float | None = None
     gone_s: float | None = None
     peaks: dict[str, dict[str, float]] = field(default_factory=dict)
-    round: int = 0
+    turn: int = 0  # the round in which it was started or ended, counted from 0 over all phases
 
     @property
     def piece(self) -> str:
@@ -159,7 +174,7 @@ def execute(attempts: Iterable[Deployment], bench: Bench) -> Records:
     todo = list(attempts)
     for number, deployment in enumerate(todo, 1):
         attempt = _Attempt(number, deployment, bench, records, more_follow=number < len(todo))
-        if any(attempt.run_round(n) and attempt.more_follow for n in range(bench.warm_rounds + 1)):
+        if any(attempt.run_round(*which) for which in bench.rounds):
             attempt.record_workers()
             continue
         attempt.stop_all()
@@ -182,17 +197,22 @@ class _Attempt:
         self.lives: list[_Life] = []
         self.states: dict[str, _StepState] = {}
         self.round = 0
+        self.phase = "cold"
+        self.turn = -1
+        self.calls: dict[str, tuple[Call, ...]] = {}
         self.round_start_s = 0.0
         self.cancelled_s: float | None = None
 
     # ---- a round
 
-    def run_round(self, number: int) -> bool:
-        """Run every step once. Returns whether anything ran out of memory."""
-        self.round = number
+    def run_round(self, number: int, phase: str) -> bool:
+        """Run every step once. Returns whether the attempt ran out of memory and another one follows."""
+        if self.phase != "replay":
+            self.calls = {n: s.result.calls for n, s in self.states.items() if s.status is Status.OK}
+        self.round, self.phase, self.turn = number, phase, self.turn + 1
         self.states = {s.name: _StepState(s) for s in self.deployment.steps}
         self.round_start_s = time.monotonic()
-        if number == 0 and self.deployment.lifetime == "trial":
+        if phase == "cold" and self.deployment.lifetime == "trial":
             for worker in self.deployment.workers:
                 self._start(worker)
         while True:
@@ -200,11 +220,16 @@ class _Attempt:
             if all(s.status is not None for s in self.states.values()) and not self._between_states:
                 break
             self._wait_for_events()
-            if self.more_follow and self._out_of_memory:
+            if self._give_up:
                 self._cancel()
                 break
         self._record_round()
-        return self._out_of_memory
+        return self._give_up
+
+    @property
+    def _give_up(self) -> bool:
+        """Whether an out-of-memory ends this attempt for the next one."""
+        return self.more_follow and self.phase != "replay" and self._out_of_memory
 
     @property
     def _renewing(self) -> bool:
@@ -240,18 +265,23 @@ class _Attempt:
             self._place(state)
 
     def _place(self, state: _StepState) -> None:
-        """Give a queued step to the first of its workers with room, or fail it if none will ever have."""
+        """Give a queued step to the least busy of its workers with room; fail it if none will have any."""
+        if self.phase == "replay" and not self.calls.get(state.step.name):
+            state.status, state.error = (
+                Status.SKIPPED,
+                "it made no call in the round before that can be repeated",
+            )
+            return
         lives = [self._life(name) for name in state.step.workers]
         if self._renewing:
             live = lives[0]
             if live is None or live.state == "gone":
                 self._start(self.deployment.worker(state.step.workers[0]), for_step=state)
             return
-        for life in lives:
-            if life is not None and life.has_room:
-                self._send(life, state)
-                return
-        if all(life is None or life.state == "gone" for life in lives):
+        free = [life for life in lives if life is not None and life.has_room]
+        if free:
+            self._send(min(free, key=lambda life: len(life.running)), state)
+        elif all(life is None or life.state == "gone" for life in lives):
             self._fail_without_worker(state, lives[0])
 
     def _send(self, life: _Life, state: _StepState) -> None:
@@ -264,7 +294,10 @@ class _Attempt:
             )
             for before in (self.states[name] for name in step.after)
         )
-        order = StepOrder(step.name, self.bench.agents[step.agent], self.bench.tasks[step.task], context)
+        calls = self.calls[step.name] if self.phase == "replay" else ()
+        order = StepOrder(
+            step.name, self.bench.agents[step.agent], self.bench.tasks[step.task], context, calls
+        )
         state.life = life
         life.running[step.name] = time.monotonic() + self.bench.step_timeout_s + GRACE_S
         life.handle.send(("step", order))
@@ -272,7 +305,7 @@ class _Attempt:
     def _fail_without_worker(self, state: _StepState, life: _Life | None) -> None:
         """The step's worker is gone. In the round in which it went, its fate is the step's."""
         state.life = life
-        if life is not None and life.failure is not None and life.round == self.round:
+        if life is not None and life.failure is not None and life.turn == self.turn:
             state.status, state.error = life.failure.status, life.failure.error
         else:
             state.status, state.error = Status.SKIPPED, "its worker is gone since an earlier round"
@@ -286,7 +319,7 @@ class _Attempt:
         number = sum(1 for x in self.lives if x.worker.name == worker.name)
         devices = tuple(self.bench.devices[i] for i in worker.devices)
         handle = self.bench.start(worker, devices, number, self.number)
-        life = _Life(worker, number, handle, devices, round=self.round)
+        life = _Life(worker, number, handle, devices, turn=self.turn)
         life.running["(load)"] = handle.asked_s + self.bench.load_timeout_s + GRACE_S
         self.lives.append(life)
         if for_step is not None:
@@ -356,6 +389,10 @@ class _Attempt:
 
     def _on_ready(self, life: _Life, stages: Stages) -> None:
         life.stages, life.state, life.stage, life.was_ready = stages, "ready", "ready", True
+        if stages.pids:
+            self.records.pids[life.handle.pid] = stages.pids
+        if stages.facts:
+            self.records.facts[f"{self.number}/{life.worker.name}/{life.number}"] = stages.facts
         life.running.pop("(load)")
         self._say(f"{life.worker.name} (pid {life.handle.pid}): ready")
         if self._renewing:
@@ -376,8 +413,17 @@ class _Attempt:
         if self._renewing and any(s.status is None for s in self.states.values()):
             self._ask_to_stop(life)
 
-    def _on_stopped(self, life: _Life, peaks: dict[str, dict[str, float]]) -> None:
+    def _on_stopped(
+        self, life: _Life, peaks: dict[str, dict[str, float]], samples: list[dict[str, float]]
+    ) -> None:
         life.peaks = peaks
+        for sample in samples:
+            at = self._at(sample.pop("t_s"))
+            self.records.servers.append(
+                ServerRow(
+                    t_at_s=at, worker=life.worker.name, worker_life=life.number, attempt=self.number, **sample
+                )
+            )
 
     def _gone(self, life: _Life) -> None:
         """A worker's process has ended: give its unfinished steps its fate."""
@@ -389,7 +435,7 @@ class _Attempt:
             self._say(life.failure.error)
         life.state = "gone"
         life.running.clear()
-        life.round = self.round
+        life.turn = self.turn
         for state in self.states.values():
             if state.life is life and state.status is None and life.failure is not None:
                 state.status, state.error = life.failure.status, life.failure.error
@@ -437,10 +483,6 @@ class _Attempt:
     def _at(self, instant_s: float | None) -> float | None:
         return None if instant_s is None else instant_s - self.bench.zero_s
 
-    @property
-    def _phase(self) -> str:
-        return "cold" if self.round == 0 else "warm"
-
     def _record_oom(self, life: _Life, step: str, met: dict[str, Any] | None) -> None:
         """One row for an out-of-memory that a worker met in a step, or, with none, while it loaded."""
         if met is None:
@@ -453,7 +495,7 @@ class _Attempt:
         self.records.ooms.append(
             OomRow(
                 round=self.round,
-                phase=self._phase,
+                phase=self.phase,
                 attempt=self.number,
                 worker=life.worker.name,
                 worker_life=life.number,
@@ -473,18 +515,21 @@ class _Attempt:
         )
 
     def _record_round(self) -> None:
+        if self.phase == "replay":
+            self.records.replays += map(self._agent_row, self.states.values())
+            return
         cancelled = self.cancelled_s is not None
         ends = [s.result.ended_s for s in self.states.values() if s.result is not None]
         if any(s.result is None and s.status is not Status.SKIPPED for s in self.states.values()):
             # A worker's death after the last step is still part of the round that waited for it.
-            ends += [x.gone_s for x in self.lives if x.gone_s is not None and x.round == self.round]
+            ends += [x.gone_s for x in self.lives if x.gone_s is not None and x.turn == self.turn]
         end = max(ends) if ends and not cancelled else time.monotonic()
         parts = critical_path.stages(self._pieces(end if cancelled else None), self.round_start_s, end)
         devices = {d.uuid for life in self.lives for d in life.devices}
         self.records.rounds.append(
             RoundRow(
                 round=self.round,
-                phase=self._phase,
+                phase=self.phase,
                 attempt=self.number,
                 gpus_used=len(devices),
                 started_at_s=self._at(self.round_start_s),
@@ -504,7 +549,7 @@ class _Attempt:
         pieces = []
         before: tuple[str, ...] = ()
         for life in self.lives:
-            if life.round != self.round and life.handle.asked_s < self.round_start_s:
+            if life.turn != self.turn and life.handle.asked_s < self.round_start_s:
                 continue
             ran = [s.result for s in self.states.values() if s.life is life and s.result is not None]
             seen = [self.round_start_s, *(result.ended_s for result in ran)]
@@ -559,7 +604,7 @@ class _Attempt:
         result, life = state.result, state.life
         row = AgentRow(
             round=self.round,
-            phase=self._phase,
+            phase=self.phase,
             attempt=self.number,
             step=state.step.name,
             agent=self.bench.agents[state.step.agent].name,
@@ -578,8 +623,8 @@ class _Attempt:
             row.framework_s = result.ended_s - result.started_s - result.prefill_s - result.decode_s
             if result.first_token_s is not None:
                 row.ttft_s = result.first_token_s - state.queued_s
-            row.prompt_tokens = sum(map(len, result.prompt_ids))
-            row.output_tokens = sum(map(len, result.output_ids))
+            row.prompt_tokens = result.prompt_tokens
+            row.output_tokens = result.output_tokens
             row.llm_calls = result.llm_calls
         return row
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from crewbench.deployment import Worker
 from crewbench.devices.inventory import Device
 from crewbench.engines import ENGINES
 from crewbench.execute.worker import Job
+from crewbench.runners import RUNNERS
 from crewbench.start import Start
 from crewbench.trial import Spec
 
@@ -51,9 +53,11 @@ class Setup:
             weights_mib=self.weights_mib,
             kv_mib_per_token=self.kv_mib_per_token,
             inputs=spec.inputs,
-            engine_options={
-                name: value
-                for name, value in spec.cell.options.items()
-                if name in ENGINES[worker.engine].options
-            },
+            engine_options=_picked(spec.cell.options, ENGINES[worker.engine].options),
+            runner_options=_picked(spec.cell.options, RUNNERS[worker.runner].options),
+            load_timeout_s=spec.load_timeout_s,
         )
+
+
+def _picked(options: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in names}

@@ -1,8 +1,9 @@
 """What runs inside a worker process: imports, loads one copy of the model, then runs steps as told.
 
-It speaks over one connection. It sends ("stage", name, at), then ("ready", Ready) or ("failed", Failed),
-then ("done", StepResult) for each step; it receives ("step", StepOrder) and ("stop",). Instants are
-CLOCK_MONOTONIC seconds. It ends when told to, or when its trial is gone.
+It speaks over one connection. It sends ("stage", name, at), then ("ready", Stages) or ("failed", Stages,
+Failure), then ("done", StepResult) for each step and, told to stop, ("stopped", peaks, server samples). It
+receives ("step", StepOrder) and ("stop",). Instants are CLOCK_MONOTONIC seconds. It ends when told to, or
+when its trial is gone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 
 from crewbench.devices.budget import Ledger, OutOfMemory
 from crewbench.devices.inventory import Device
+from crewbench.engines import Call, Completion
 from crewbench.execute import preload
 from crewbench.records import Status
 from crewbench.trial import AgentSpec, TaskSpec
@@ -49,21 +51,26 @@ class Job:
     kv_mib_per_token: float = 0.0
     inputs: dict[str, str] = field(default_factory=dict)
     engine_options: dict[str, Any] = field(default_factory=dict)
+    runner_options: dict[str, Any] = field(default_factory=dict)
+    load_timeout_s: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class StepOrder:
-    """One step to run; `context` is what the steps before it wrote."""
+    """One step to run; `context` is what the steps before it wrote. With `calls`, these calls of the model
+    are made again instead, straight through the engine, and no agent runs."""
 
     step: str
     agent: AgentSpec
     task: TaskSpec
     context: tuple[tuple[AgentSpec, TaskSpec, str], ...] = ()
+    calls: tuple[Call, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """How far a worker came, in seconds per stage. `ended_s` is when it was ready or failed."""
+    """How far a worker came, in seconds per stage. `ended_s` is when it was ready or failed; `pids` are the
+    processes that hold the model, where that is not the worker's own; `facts` what else its start told."""
 
     began_s: float
     import_s: float | None = None
@@ -74,6 +81,8 @@ class Stages:
     compile_s: float | None = None
     cached_share: float | None = None
     ended_s: float | None = None
+    pids: tuple[int, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +110,15 @@ class StepResult:
     text: str = ""
     error: str = ""
     oom: dict[str, Any] | None = None
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    calls: tuple[Call, ...] = ()
+
+
+def lost_step(order: StepOrder, error: str) -> StepResult:
+    """The result of a step whose process went away."""
+    now = time.monotonic()
+    return StepResult(order.step, Status.ERROR, now, now, error=error)
 
 
 def failure(exc: BaseException, devices: Sequence[Device]) -> Failure:
@@ -198,7 +216,9 @@ def start_engine(job: Job, began_s: float, tell: Any) -> tuple[Any, Stages | Non
         return engine, Stages(began_s=began_s, ended_s=ended, **took)
     except Exception as exc:
         ended = time.monotonic()
-        if loading_since is not None:
+        if loading_since is None:
+            took["import_s"] = ended - began_s
+        else:
             took["load_s"] = ended - loading_since
         failed = failure(exc, job.devices)
         tell(("failed", Stages(began_s=began_s, ended_s=ended, **took), failed))
@@ -207,35 +227,50 @@ def start_engine(job: Job, began_s: float, tell: Any) -> tuple[Any, Stages | Non
 
 
 def run_step(engine: Any, job: Job, order: StepOrder) -> StepResult:
-    """Run one agent's task on this worker's model."""
-    from crewbench.crews import run_task
-    from crewbench.engines.adapter import AgentLLM
-
+    """Run one agent's task on this worker's model, or make the order's calls again."""
     started = time.monotonic()
-    llm = AgentLLM(engine, started + job.step_timeout_s)
+    deadline = started + job.step_timeout_s
+    completions: list[Completion] = []
     failed, text = Failure(Status.OK, ""), ""
     try:
-        text = run_task(order.agent, order.task, order.context, llm, job.inputs)
+        if order.calls:
+            completions += (engine.replay(call, deadline) for call in order.calls)
+        else:
+            text = _answer(engine, job, order, deadline, completions)
     except BaseException as exc:  # a library's SystemExit too: the thread's pool would keep it to itself
         failed = failure(exc, job.devices)
     ended = time.monotonic()
-    calls = llm.completions
     return StepResult(
         step=order.step,
         status=failed.status,
         started_s=started,
         ended_s=ended,
-        prefill_s=sum(c.prefill_s for c in calls),
-        decode_s=sum(c.decode_s for c in calls),
-        first_token_s=next((c.token_s[0] for c in calls if c.token_s), None),
-        llm_calls=len(calls),
-        prompt_ids=[c.prompt_ids for c in calls],
-        output_ids=[c.output_ids for c in calls],
-        token_s=[c.token_s for c in calls],
+        prefill_s=sum(c.prefill_s for c in completions),
+        decode_s=sum(c.decode_s for c in completions),
+        first_token_s=next((c.token_s[0] for c in completions if c.token_s), None),
+        llm_calls=len(completions),
+        prompt_ids=[c.prompt_ids for c in completions],
+        output_ids=[c.output_ids for c in completions],
+        token_s=[c.token_s for c in completions],
         text=text,
         error=failed.error,
         oom=failed.oom,
+        prompt_tokens=sum(c.prompt_tokens for c in completions),
+        output_tokens=sum(c.output_tokens for c in completions),
+        calls=tuple(c.call for c in completions),
     )
+
+
+def _answer(engine: Any, job: Job, order: StepOrder, deadline_s: float, calls: list[Completion]) -> str:
+    """The agent's answer; the calls of the model that it took are added to `calls`."""
+    from crewbench.crews import run_task
+    from crewbench.engines.adapter import AgentLLM
+
+    llm = AgentLLM(engine, deadline_s)
+    try:
+        return run_task(order.agent, order.task, order.context, llm, job.inputs)
+    finally:
+        calls += llm.completions
 
 
 def main(conn: Connection, job: Job, trial_pidfd: Any, lease_fds: Any) -> None:
@@ -267,6 +302,6 @@ def main(conn: Connection, job: Job, trial_pidfd: Any, lease_fds: Any) -> None:
             if message[0] == "stop":
                 break
             pool.submit(run, message[1])
-    tell(("stopped", {d.uuid: peak for d, peak in zip(job.devices, engine.peaks(), strict=False)}))
+    tell(("stopped", {d.uuid: peak for d, peak in zip(job.devices, engine.peaks(), strict=False)}, []))
     # Interpreter shutdown would wait for CrewAI's event threads; the work is done and reported.
     os._exit(0)

@@ -1,0 +1,252 @@
+"""A model behind an HTTP server that speaks the OpenAI protocol: what every such engine shares.
+
+An engine here is two things: a description of its server (command, environment, what its log and metrics
+mean), and a client that asks it. Nothing in this file starts a process: execute/server.py does.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import httpx
+from tokenizers import Tokenizer
+
+from crewbench.engines import Account, Call, Completion, StepTimeout
+
+if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
+
+LOCAL = "127.0.0.1"
+CONNECT_S = 5.0
+MARKS = 8
+ROLES = {"system": "system", "human": "user", "ai": "assistant"}
+Line = tuple[float, str]
+"""A line of a server's log, and the CLOCK_MONOTONIC second at which it came."""
+
+
+class ServerError(RuntimeError):
+    """The server answered something else than the protocol, or no longer answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How a server's start went, as its log tells. `load_s` and `compile_s` in seconds, None where the log
+    does not tell them apart; `weights_mib` and `kv_tokens` are what it set aside; `facts` for the record."""
+
+    load_s: float | None = None
+    compile_s: float | None = None
+    weights_mib: float | None = None
+    kv_tokens: int | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Server:
+    """`devices` are torch device strings; `length` "fixed" makes exactly `tokens` ids, greedily;
+    `concurrency` is how many sequences are in flight at most; `budget_mib` of `device_mib` is what the
+    server may take of each device (None: its own default); `threads` are torch's, on a CPU."""
+
+    path: str
+    dtype: str
+    devices: Sequence[str]
+    length: str
+    tokens: int
+    account: Account
+    port: int
+    log: Path
+    concurrency: int = 1
+    threads: int = 1
+    budget_mib: float | None = None
+    device_mib: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    context_tokens: int = 0
+    tokenizer: Tokenizer | None = None
+    _http: httpx.Client | None = None
+
+    health: ClassVar[str] = "/health"
+    metrics: ClassVar[str | None] = None
+    names: ClassVar[dict[str, str]] = {}
+    """Column of servers.csv -> the server's metric of that meaning."""
+
+    def __post_init__(self) -> None:
+        config = json.loads((Path(self.path) / "config.json").read_text(encoding="utf-8"))
+        self.context_tokens = int(config["max_position_embeddings"])
+        own = Path(self.path) / "tokenizer.json"
+        # Once, before the clients are forked; Transformers' own tokenizer would take seconds to import.
+        self.tokenizer = Tokenizer.from_file(str(own)) if own.exists() else None
+
+    # ---- what each server says of itself
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def environment(self) -> dict[str, str]:
+        return {}
+
+    def understood(self, lines: Sequence[Line]) -> Start:
+        """What the log of a server that is ready tells of its start."""
+        return Start()
+
+    def out_of_memory(self, text: str) -> bool:
+        """Whether the log of a server that ended says that memory was too little."""
+        return "OutOfMemoryError" in text
+
+    def chat(self, messages: list[dict[str, str]]) -> tuple[str, dict[str, Any]]:
+        """Path and body of a streamed request for the answer to a conversation."""
+        raise NotImplementedError
+
+    def again(self, call: Call) -> tuple[str, dict[str, Any]]:
+        """Path and body of a streamed request with exactly the prompt of `call`."""
+        return self.chat(call.messages)
+
+    # ---- the client
+
+    @property
+    def fixed(self) -> bool:
+        return self.length == "fixed"
+
+    @property
+    def http(self) -> httpx.Client:
+        """This process's own client: made at first use, so a forked process does not share sockets."""
+        if self._http is None:
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+            self._http = httpx.Client(base_url=f"http://{LOCAL}:{self.port}", limits=limits, trust_env=False)
+        return self._http
+
+    def complete(self, messages: list[BaseMessage], deadline_s: float) -> Completion:
+        said = [{"role": ROLES[m.type], "content": m.content} for m in messages]
+        return self._ask(*self.chat(said), deadline_s, said)
+
+    def replay(self, call: Call, deadline_s: float) -> Completion:
+        return self._ask(*self.again(call), deadline_s, call.messages)
+
+    def _ask(
+        self, path: str, body: dict[str, Any], deadline_s: float, messages: list[dict[str, str]]
+    ) -> Completion:
+        answer = Answer(called_s=time.monotonic(), messages=messages)
+        try:
+            with self.account.sequence() as hold:
+                self._stream(path, body, deadline_s, answer, hold)
+        except (httpx.HTTPError, ServerError, StepTimeout) as error:
+            typed = self._typed(error, deadline_s)
+            if answer.sent_s:
+                typed.completion = answer.completion()
+            raise typed from error
+        return answer.completion()
+
+    def _stream(self, path: str, body: dict[str, Any], deadline_s: float, answer: Answer, hold: Any) -> None:
+        left = max(0.001, deadline_s - time.monotonic())
+        timeout = httpx.Timeout(left, connect=min(left, CONNECT_S))
+        answer.sent_s = time.monotonic()
+        with self.http.stream("POST", path, json=body, timeout=timeout) as reply:
+            if reply.status_code != 200:
+                raise ServerError(f"the server answered {reply.status_code}: {reply.read()[:300].decode()}")
+            for event in events(reply.iter_lines()):
+                answer.take(event, time.monotonic())
+                if time.monotonic() > deadline_s:
+                    raise StepTimeout(f"the step's deadline passed after {len(answer.token_s)} pieces")
+        answer.check()
+        hold(answer.prompt_tokens + answer.output_tokens)
+
+    def _typed(self, error: Exception, deadline_s: float) -> Exception:
+        if isinstance(error, StepTimeout):
+            return error
+        if isinstance(error, httpx.TimeoutException) and time.monotonic() >= deadline_s - 0.1:
+            return StepTimeout("the step's deadline passed while the server was silent")
+        said = str(error) or type(error).__name__
+        return ServerError(f"{said}; its log ends: {self.tail()}")
+
+    def tail(self, characters: int = 600) -> str:
+        """The end of the server's log."""
+        try:
+            return self.log.read_bytes()[-characters:].decode(errors="replace").strip() or "(empty)"
+        except OSError:
+            return "(no log)"
+
+    def count_tokens(self, messages: list[BaseMessage]) -> int:
+        """The ids of what is said, and MARKS for each message: a little more than the template adds."""
+        texts = [str(m.content) for m in messages]
+        if self.tokenizer is None:
+            return sum(len(text) + 3 for text in texts) // 4 + MARKS * len(texts)
+        return sum(len(e.ids) + MARKS for e in self.tokenizer.encode_batch(texts, add_special_tokens=False))
+
+
+@dataclass(slots=True)
+class Answer:
+    """A streamed answer as it comes in. Token instants are those of the pieces that brought them."""
+
+    called_s: float
+    messages: list[dict[str, str]]
+    sent_s: float = 0.0
+    text: str = ""
+    prompt_ids: list[int] = field(default_factory=list)
+    output_ids: list[int] = field(default_factory=list)
+    token_s: list[float] = field(default_factory=list)
+    usage: dict[str, Any] = field(default_factory=dict)
+    finished: bool = False
+
+    def take(self, event: dict[str, Any], now: float) -> None:
+        """One event of the stream. ServerError if it is an error or none of the protocol."""
+        if event.get("error"):
+            raise ServerError(f"the server answered an error: {str(event['error'])[:300]}")
+        if "choices" not in event:
+            raise ServerError(f"the server sent no choices: {json.dumps(event)[:300]}")
+        self.usage = event.get("usage") or self.usage
+        self.prompt_ids = event.get("prompt_token_ids") or self.prompt_ids
+        for choice in event["choices"]:
+            self.prompt_ids = choice.get("prompt_token_ids") or self.prompt_ids
+            piece = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
+            ids = choice.get("token_ids") or []
+            self.text += piece
+            self.output_ids += ids
+            self.token_s += [now] * (len(ids) or bool(piece))
+            self.finished = self.finished or choice.get("finish_reason") is not None
+
+    def check(self) -> None:
+        """ServerError if the stream ended before the answer did."""
+        if not self.finished or not self.usage:
+            raise ServerError(f"the server's answer broke off after {len(self.token_s)} pieces")
+
+    @property
+    def prompt_tokens(self) -> int:
+        return int(self.usage.get("prompt_tokens", len(self.prompt_ids)))
+
+    @property
+    def output_tokens(self) -> int:
+        return int(self.usage.get("completion_tokens", len(self.output_ids)))
+
+    def completion(self) -> Completion:
+        """The call until now. With a server, `prompt_s` is when the request was sent."""
+        return Completion(
+            text=self.text,
+            prompt_ids=self.prompt_ids,
+            output_ids=self.output_ids,
+            called_s=self.called_s,
+            prompt_s=self.sent_s,
+            token_s=self.token_s,
+            ended_s=time.monotonic(),
+            counted=(self.prompt_tokens, self.output_tokens),
+            messages=self.messages,
+        )
+
+
+def events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    """The data of server-sent events. ServerError for data that is no JSON object."""
+    for line in lines:
+        if not line.startswith("data:"):
+            continue
+        data = line[5:].strip()
+        if data == "[DONE]":
+            return
+        try:
+            event = json.loads(data)
+        except ValueError:
+            event = None
+        if not isinstance(event, dict):
+            raise ServerError(f"the server sent what is no event of the protocol: {data[:200]!r}")
+        yield event

@@ -1,0 +1,218 @@
+"""Keeps one model server: starts it, times what it says, samples its metrics, and ends it.
+
+    python -m crewbench.execute.keeper     (started by execute/server.py, which tells it what to do)
+
+A process of its own, so that neither reading the server's log nor its metrics takes time from the agents'
+clients. It says {"ready_s", "pids", "lines"} or {"died", "lines"} first, {"died", "lines"} if the server ends
+by itself later, and, told to stop, {"ended", "rows", "lost"}. No server outlives it, and it does not outlive
+who started it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from crewbench.devices import procfs
+from crewbench.devices.companion import Post
+from crewbench.execute.guardian import PR_SET_PDEATHSIG, prctl
+
+READY_POLL_S = 0.05
+STOP_S = 3.0
+"""How long a server may take to end when asked to, before it is killed."""
+
+KEPT_LINES = 40
+_SAMPLE = re.compile(r"^(?P<name>[A-Za-z_:][\w:]*)(?:\{[^}]*\})? (?P<value>\S+)")
+
+
+def metrics(text: str, names: Iterable[str]) -> dict[str, float]:
+    """The sums over all labels of these metrics, in Prometheus' text format; absent ones are left out.
+
+    Format: prometheus.io/docs/instrumenting/exposition_formats, "Text-based format". A counter's name may end
+    in "_total" there.
+    """
+    found: dict[str, float] = {}
+    wanted = {n: n for n in names} | {f"{n}_total": n for n in names}
+    for line in text.splitlines():
+        match = _SAMPLE.match(line)
+        if match and match["name"] in wanted:
+            name = wanted[match["name"]]
+            with suppress(ValueError):
+                found[name] = found.get(name, 0.0) + float(match["value"])
+    return found
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all that descends from it, by /proc."""
+    parents = {int(p.name): procfs.parent(int(p.name)) for p in Path("/proc").iterdir() if p.name.isdigit()}
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found
+
+
+class Keeper:
+    """`spec`: command, environment (added to ours), log (a path), port, health (a path of the server's),
+    metrics (a path, or None), names (column -> metric), hz, ready_within_s."""
+
+    def __init__(self, spec: Mapping[str, Any], post: Post) -> None:
+        self.spec = spec
+        self.post = post
+        self.lines: list[tuple[float, str]] = []
+        self.rows: list[dict[str, float]] = []
+        self.lost = 0
+        self.rest = b""
+        self.ready = False
+        self.log = open(spec["log"], "wb", buffering=0)
+        self.server = subprocess.Popen(
+            spec["command"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **spec["environment"]},
+            start_new_session=True,
+            # This process has one thread: whatever kills it, the kernel ends the server.
+            preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
+        )
+        self.give_up_s = time.monotonic() + spec["ready_within_s"]
+        self.out = self.server.stdout.fileno()
+        self.server_fd = os.pidfd_open(self.server.pid)
+
+    def run(self) -> None:
+        """Until told to stop, or the server has ended."""
+        due: float | None = time.monotonic()
+        while True:
+            sources = [*self.post.ends, self.server_fd, *([self.out] if self.out >= 0 else [])]
+            timeout = None if due is None else max(0.0, due - time.monotonic())
+            heard = select.select(sources, [], [], timeout)[0]
+            if self.out in heard:
+                self._read()
+            if any(fd in heard for fd in self.post.ends):
+                return self._stop()
+            if self.server_fd in heard:
+                return self._died()
+            if due is not None and time.monotonic() >= due:
+                due = self._look()
+
+    def _look(self) -> float | None:
+        """See whether the server is ready, or what its metrics say; returns when to look again."""
+        if not self.ready:
+            if time.monotonic() > self.give_up_s:
+                self._end()
+                limit = self.spec["ready_within_s"]
+                self.post.say(
+                    {"died": f"was not ready within {limit:g} s", "lines": self.lines[-KEPT_LINES:]}
+                )
+                sys.exit(0)
+            if self._get(self.spec["health"]) is None:
+                return time.monotonic() + READY_POLL_S
+            self.ready = True
+            self.post.say({"ready_s": time.monotonic(), "pids": tree(self.server.pid), "lines": self.lines})
+        if not self.spec["metrics"]:
+            return None
+        self._sample()
+        return time.monotonic() + 1.0 / self.spec["hz"]
+
+    def _sample(self) -> None:
+        text = self._get(self.spec["metrics"])
+        if text is None:
+            self.lost += 1
+            return
+        found = metrics(text, self.spec["names"].values())
+        row = {column: found[name] for column, name in self.spec["names"].items() if name in found}
+        self.rows.append({"t_s": time.monotonic(), **row})
+
+    def _get(self, path: str) -> str | None:
+        """What the server answers with 200, else None."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.spec["port"], timeout=2.0)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            text = answer.read().decode(errors="replace")
+            return text if answer.status == 200 else None
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
+
+    def _read(self) -> bool:
+        """Take in what the server has said; False when it has closed its output."""
+        try:
+            chunk = os.read(self.out, 65536)
+        except OSError:
+            chunk = b""
+        if not chunk:
+            self.out = -1
+            return False
+        now = time.monotonic()
+        with suppress(OSError):  # a full disk costs the log, not the server
+            self.log.write(chunk)
+        *whole, self.rest = re.split(rb"[\r\n]+", self.rest + chunk)
+        self.lines += [(now, line.decode(errors="replace")) for line in whole if line.strip()]
+        del self.lines[:-4000]
+        return True
+
+    def _drain(self) -> None:
+        """What is left in the pipe of a server that is gone; children may keep it open, so never wait."""
+        while self.out >= 0 and select.select([self.out], [], [], 0)[0] and self._read():
+            pass
+
+    def _died(self) -> None:
+        code = self.server.wait()
+        self._drain()
+        self._kill()
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        self.post.say({"died": how, "lines": self.lines[-KEPT_LINES:], "rows": self.rows, "lost": self.lost})
+
+    def _stop(self) -> None:
+        if self.ready and self.spec["metrics"]:
+            self._sample()
+        self._end()
+        self.post.say({"ended": self.server.wait(), "rows": self.rows, "lost": self.lost})
+
+    def _end(self) -> None:
+        """Ask the server to end, and see to it."""
+        below = {pid: procfs.started(pid) for pid in tree(self.server.pid)}
+        self.server.terminate()
+        deadline = time.monotonic() + STOP_S
+        while (left := deadline - time.monotonic()) > 0:
+            heard = select.select([self.server_fd, *([self.out] if self.out >= 0 else [])], [], [], left)[0]
+            if self.out in heard:
+                self._read()
+            if self.server_fd in heard:
+                break
+        self._kill(below)
+
+    def _kill(self, below: Mapping[int, int | None] = MappingProxyType({})) -> None:
+        """End what is left of the server: its session, and those of `below` (pid -> when it started)."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.server.pid, signal.SIGKILL)
+        for pid, started in below.items():
+            if started is not None and procfs.alive(pid, started):
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def main() -> None:
+    post = Post()
+    try:
+        keeper = Keeper(post.spec, post)
+    except OSError as error:
+        post.say({"died": f"could not be started: {error}", "lines": []})
+        return
+    keeper.run()
+
+
+if __name__ == "__main__":
+    main()

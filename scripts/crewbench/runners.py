@@ -1,0 +1,39 @@
+"""Runners hold workers. This file names them and says what each offers; it imports none.
+
+To add one, add a file under execute/ with a class that takes a Setup and has `start(worker, devices, life,
+attempt) -> Handle`, `zygote_s` and `taints`, and a line to RUNNERS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerInfo:
+    """`module` and `cls` say where the runner is; `starts` the start states that it can bring about, the
+    usual one first; `options` the variant options it takes; `extra` what must be installed (extras.py)."""
+
+    module: str
+    cls: str
+    title: str
+    starts: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    extra: str = ""
+
+
+RUNNERS: dict[str, RunnerInfo] = {
+    "process": RunnerInfo(
+        "crewbench.execute.process",
+        "ProcessRunner",
+        "a process for each worker",
+        starts=("zygote", "process", "disk"),
+    ),
+    "server": RunnerInfo(
+        "crewbench.execute.server",
+        "ServerRunner",
+        "an HTTP server for each worker, and the agents as its clients",
+        starts=("process", "disk"),
+        options=("clients", "port"),
+    ),
+}

@@ -1,0 +1,72 @@
+"""Agents as clients of a real model server."""
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def served(results):
+    return results["served"]
+
+
+def test_the_server_gets_the_prompts_that_every_other_mode_gets(results, served):
+    def tokens(result):
+        return {r["agent"]: r["prompt_tokens"] for r in result.rows("agents") if r["round"] == "1"}
+
+    assert tokens(served) == tokens(results["parallel"])
+
+
+def test_every_answer_has_the_fixed_length_as_the_server_counts_it(served):
+    assert {r["output_tokens"] for r in served.rows("agents")} == {"8"}
+
+
+def test_the_servers_text_is_what_eager_writes_for_the_same_prompt(results, served):
+    def texts(result):
+        return {o["agent"]: o["text"] for o in result.outputs if o["round"] == 1}
+
+    # On a CPU batching changes no more than the last bits: most greedy texts stay the same.
+    same = [texts(served)[agent] == text for agent, text in texts(results["parallel"]).items()]
+    assert any(same)
+
+
+def test_the_servers_start_is_split_as_far_as_its_log_tells(served):
+    (row,) = served.rows("workers")
+    assert row["runner"] == "server"
+    assert float(row["import_s"]) > float(row["load_s"]) > 0
+    cold = served.rows("rounds")[0]
+    assert float(cold["import_s"]) == pytest.approx(float(row["import_s"]), rel=0.01)
+
+
+def test_what_the_server_was_told_is_on_record(served):
+    (facts,) = served.trial["workers"].values()
+    assert facts["command"][1:4] == ["-m", "transformers.cli.transformers", "serve"]
+    assert "127.0.0.1" in facts["command"]
+
+
+def test_a_replay_makes_the_same_calls_again_without_the_framework(served):
+    warm = {r["agent"]: r for r in served.rows("agents") if r["phase"] == "warm"}
+    replays = served.rows("replays")
+    assert [r["phase"] for r in replays] == ["replay"] * 3
+    for row in replays:
+        like = warm[row["agent"]]
+        assert row["status"] == "ok"
+        for name in ("prompt_tokens", "output_tokens", "llm_calls", "task_tokens"):
+            assert row[name] == like[name]
+
+
+def test_a_replay_in_a_worker_has_the_same_ids_and_so_the_same_work(results):
+    warm = {r["agent"]: r for r in results["shared"].rows("agents") if r["phase"] == "warm"}
+    for row in results["shared"].rows("replays"):
+        assert row["prompt_tokens"] == warm[row["agent"]]["prompt_tokens"]
+        assert row["output_tokens"] == "8"
+
+
+def test_a_chains_replay_keeps_its_order(results):
+    rows = results["cooperative"].rows("replays")
+    for before, after in zip(rows, rows[1:], strict=False):
+        assert float(before["ended_at_s"]) <= float(after["started_at_s"])
+
+
+def test_what_the_framework_adds_to_a_prompt_is_countable(results):
+    for mode in ("shared", "served"):
+        for row in results[mode].rows("agents"):
+            assert 0 < int(row["task_tokens"]) < int(row["prompt_tokens"])
