@@ -21,12 +21,15 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: help install install-serving install-ray install-vllm report test check bench doctor schema lock clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\).*:.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z][a-z-]*\)[a-z -]*:.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 install: $(RUNTIME) ## the pinned environment in .venv
 
-install-serving install-ray: install-%: $(RUNTIME) ## what mode served (engine transformers-serve), or mode actors, needs besides
-	$(BIN)/python -m pip install --quiet --requirement envs/requirements-$*.txt
+install-serving: $(RUNTIME) ## what engine transformers-serve needs besides
+	$(BIN)/python -m pip install --quiet --requirement envs/requirements-serving.txt
+
+install-ray: $(RUNTIME) ## what mode actors needs besides
+	$(BIN)/python -m pip install --quiet --requirement envs/requirements-ray.txt
 
 install-vllm: ## vLLM, in an environment of its own
 	$(PYTHON) -m venv .venv-vllm

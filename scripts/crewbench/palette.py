@@ -28,18 +28,17 @@ class Colour:
 
 
 # Found by search: the least distance between any two is the largest under normal sight, protanopia and
-# deuteranopia at once, each with CONTRAST to its surface. Related modes have related hues. In the order of
-# the modes' ranks, with some to spare for modes to come.
+# deuteranopia at once, each with CONTRAST to its surface. In the order of the modes' ranks.
 _APART = (
-    ("#303aaf", "#3c61e1"),
-    ("#557ab9", "#809ed7"),
-    ("#744011", "#d1804a"),
-    ("#cb3f86", "#c61d75"),
-    ("#73952a", "#a5de64"),
-    ("#610753", "#febde6"),
-    ("#7459e5", "#a374fb"),
-    ("#55733b", "#3e742d"),
-    ("#952851", "#f864a0"),
+    ("#0916b0", "#b3c3fe"),
+    ("#2796e1", "#009ff0"),
+    ("#9c9700", "#cd8907"),
+    ("#8c4076", "#db578b"),
+    ("#566c0c", "#72e903"),
+    ("#640e63", "#b7099f"),
+    ("#5847ec", "#6244f7"),
+    ("#014800", "#08730f"),
+    ("#ad6e83", "#f0a09f"),
 )
 
 # Stages in the order in which they happen, with a hatch as a second channel for the grey ones. They touch

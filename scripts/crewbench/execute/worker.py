@@ -179,9 +179,6 @@ def start_engine(job: Job, began_s: float, tell: Any) -> tuple[Any, Stages | Non
 
         crews.isolate(Path(job.storage))
         torch.set_num_threads(job.threads)
-        imported = time.monotonic()
-        took["import_s"] = imported - began_s
-        tell(("stage", "load", imported))
         account = CountedByDevice()
         if job.ledger is not None:
             account = SimulatedAccount(
@@ -203,6 +200,8 @@ def start_engine(job: Job, began_s: float, tell: Any) -> tuple[Any, Stages | Non
             **job.engine_options,
         )
         loading_since = time.monotonic()
+        took["import_s"] = loading_since - began_s
+        tell(("stage", "load", loading_since))
         loaded: Loaded = engine.load()
         ended = time.monotonic()
         took.update(
