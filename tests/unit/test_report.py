@@ -99,6 +99,20 @@ def test_fastest_is_said_with_its_interval_n_and_what_it_is_compared_with(page):
     assert "Under 5 repeats no difference is called significant." in page.text
 
 
+def test_the_first_out_of_memory_of_a_cell_says_who_held_what_beside_what_was_predicted(html):
+    table = html.split("The first out-of-memory of each cell</h3>", 1)[1].split("</table>")[0]
+    rows = [re.sub(r"(<[^>]+>)+", "|", row) for row in re.findall(r"<tr>.*?</tr>", table, re.S)][1:]
+    assert [row.split(",")[0] for row in rows] == ["|Parallel", "|Auto-expanded"]  # once, however often met
+    three = "worker0: 200.0 MiB; worker1: 200.0 MiB; worker2: 200.0 MiB"
+    assert f"|load, cold round|200|40.0|{three}|200|200|" in rows[1]
+    assert "|worker0: 200.0 MiB; worker2: 200.0 MiB; worker4: 200.0 MiB|" in rows[0]
+
+
+def test_a_study_without_an_out_of_memory_has_no_table_of_them(tmp_path):
+    lines = [made_trials.make_trial(tmp_path / "trials", Cell("shared", 1, **ONE), 1, warm_rounds=1)]
+    assert "out-of-memory of each cell" not in page_of(lines, tmp_path)[0]
+
+
 def test_the_device_count_rests_on_the_attempts_that_failed(page):
     assert "1 slot: out of memory in 2 of 2 trials." in page.text
     assert "2 slots: out of memory in 2 of 2 trials." in page.text

@@ -101,6 +101,7 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
         "timelines": timelines,
         "failed_trials": _failed_trials(trials, tables["agents"]),
         "failed_attempts": _failed_attempts(tables["attempts"], kind),
+        "first_ooms": _first_ooms(tables["ooms"], tables["workers"], kind),
         "skipped": _skipped(tables["skipped"], kind),
         "tainted": _records(trials[trials["tainted"]], "trial_id", "host", "taints"),
         "checks": _checks(trials, manifest.config.get("thresholds", {})),
@@ -287,6 +288,31 @@ def _failed_attempts(attempts: pd.DataFrame, kind: str) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _first_ooms(ooms: pd.DataFrame, workers: pd.DataFrame, kind: str) -> list[dict[str, Any]]:
+    """The first out-of-memory of each cell: what was asked for, what was free, who held what, and the memory
+    of a copy as predicted beside the most that a copy of that cell took where it worked."""
+    where = [*cells.CELL, "host"]
+    varying = cells.varying(workers)
+    worked = workers[workers["status"] == Status.OK]
+    peaks = worked["nvml_process_peak_mib"].fillna(worked["allocated_peak_mib"])
+    peak = peaks.groupby([worked[name] for name in where]).max()
+    ordered = ooms.sort_values("repeat", kind="stable").drop_duplicates(where)
+    return [
+        {
+            "mode": row["mode"],
+            "name": cells.label(row, varying, kind),
+            "doing": f"{row['oom_phase']}, {row['phase']} round"
+            + (f", {row['step']}" if row["step"] else ""),
+            "asked": number(row["requested_mib"]),
+            "free": number(row["free_mib"]),
+            "held": inert.excerpt(row["held_by"], 300) or "not said",
+            "predicted": number(row["predicted_mib"]),
+            "peak": number(peak.get(tuple(row[name] for name in where))),
+        }
+        for row in cells.in_order(ordered).head(ROWS_MAX).to_dict("records")
+    ]
 
 
 def _skipped(skipped: pd.DataFrame, kind: str) -> list[dict[str, str]]:
