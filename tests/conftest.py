@@ -19,9 +19,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if missing:
             (pytest.fail if IN_CI else pytest.skip)(f"not installed: {', '.join(missing)}")
     if item.get_closest_marker("gpu") is not None:
-        from crewbench.matrix import gpus_here
+        from crewbench.devices.inventory import resolve
 
-        if not gpus_here():
+        if resolve("auto") != "gpu":
             pytest.skip("no GPU here")
 
 

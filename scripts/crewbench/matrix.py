@@ -28,6 +28,7 @@ from crewbench.config import (
     read_crew,
 )
 from crewbench.deployment import Deployment
+from crewbench.devices.inventory import DeviceError, NoDevices, NoDriver, list_devices
 from crewbench.engines import ENGINES
 from crewbench.estimate import estimate_s
 from crewbench.extras import EXTRAS
@@ -67,27 +68,31 @@ class Devices:
     memory_mib: int | None
 
 
-def gpus_here() -> int:
-    """How many GPUs this process may use."""
-    from crewbench.devices.inventory import NoDevices, NoDriver, list_devices
-
+def _look() -> tuple[int, str]:
+    """How many GPUs this process may use, and if none, why. ConfigError where the environment contradicts
+    itself."""
     try:
-        return len(list_devices("gpu"))
-    except (NoDriver, NoDevices):
-        return 0
+        return len(list_devices("gpu")), ""
+    except (NoDriver, NoDevices) as error:
+        return 0, str(error)
+    except DeviceError as error:
+        raise ConfigError("the environment", [Problem("devices", str(error))]) from None
 
 
 def resolve_devices(config: Config, gpus: int | None = None) -> Devices:
     """What the config's devices are on this machine; `gpus` is how many it has (None: look)."""
     wanted = config.devices
+    slots = Devices("slot", wanted.slots, wanted.slot_memory_mib)
     if wanted.kind == "slots":
-        return Devices("slot", wanted.slots, wanted.slot_memory_mib)
-    here = gpus_here() if gpus is None else gpus
-    if wanted.kind == "auto" and not here:
-        return Devices("slot", wanted.slots, wanted.slot_memory_mib)
-    count = wanted.gpus or here
+        return slots
+    count, why = wanted.gpus, ""
+    if wanted.kind == "auto" or count is None:
+        here, why = _look() if gpus is None else (gpus, "no GPU is seen here: use kind slots or auto")
+        if wanted.kind == "auto" and not here:
+            return slots
+        count = count or here
     if not count:
-        right = "no GPU is seen here: use kind slots or auto, or say in devices.gpus how many a host has"
+        right = f"{why}, or say in devices.gpus how many a host has"
         raise ConfigError("the config", [Problem("devices.kind", right, '"gpu"')])
     budget = wanted.memory_budget_gib
     return Devices("gpu", count, None if budget is None else round(budget * 1024))

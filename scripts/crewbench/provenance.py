@@ -66,14 +66,13 @@ def _version(package: str) -> str | None:
 def _driver() -> str | None:
     import pynvml
 
-    try:
+    with suppress(pynvml.NVMLError):  # it may have died during the trial, too
         pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    try:
-        return pynvml.nvmlSystemGetDriverVersion()
-    finally:
-        pynvml.nvmlShutdown()
+        try:
+            return pynvml.nvmlSystemGetDriverVersion()
+        finally:
+            pynvml.nvmlShutdown()
+    return None
 
 
 def _git(root: Path, *words: str) -> str | None:

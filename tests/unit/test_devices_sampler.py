@@ -16,8 +16,9 @@ import pytest
 
 from crewbench.devices.budget import Ledger
 from crewbench.devices.inventory import Device, DeviceError, slots
-from crewbench.devices.sampler import Sampler, SamplerError
+from crewbench.devices.sampler import Sampler, SamplerError, taints
 from crewbench.records import GpuRow, Identity, columns
+from toy_nvml import UUID, ToyNvml, compiled
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 IDENTITY = Identity("t__r1", "parallel", 2, 2, "eager", "zygote", "base", 1, "here")
@@ -174,6 +175,94 @@ def test_a_sampler_that_was_held_up_counts_late_samples_and_catches_up(tmp_path)
     assert sum(resumed <= t <= resumed + 0.1 for t in at[:-1]) <= 7
 
 
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    return compiled(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def toy(library, tmp_path, monkeypatch):
+    """A GPU by a toy NVML, for the sampler's process."""
+    made = ToyNvml(library, tmp_path)
+    for name, value in made.environment.items():
+        monkeypatch.setenv(name, value)
+    return made
+
+
+def gpu_sampler(tmp_path):
+    gpu = Device(UUID, 0, "gpu", "Toy", 81920.0)
+    return Sampler(tmp_path / "gpu.csv", IDENTITY, [gpu], 50, time.monotonic())
+
+
+@pytest.mark.needs("cc")
+def test_reasons_for_a_throttled_clock_are_written_and_counted_by_sample(tmp_path, toy):
+    toy.says(throttle=0x4)
+    with_sampler = gpu_sampler(tmp_path)
+    with_sampler.start()
+    wait_for_rows(tmp_path, 3)
+    toy.says(throttle=0x4 | 0x8 | 0x40)
+    wait_for_rows(tmp_path, 5, lambda found: found[-1]["throttle_reasons"] != "sw_power_cap")
+    toy.says(throttle=0x200)
+    wait_for_rows(tmp_path, 7, lambda found: found[-1]["throttle_reasons"] == "board_limit")
+    result = with_sampler.stop()
+    said = [r["throttle_reasons"] for r in rows(tmp_path)]
+    hot = said.count("sw_power_cap|hw_slowdown|hw_thermal_slowdown")
+    assert result["throttle"][UUID] == {
+        "samples": len(said),
+        "reasons": {
+            "sw_power_cap": said.count("sw_power_cap") + hot,
+            "hw_slowdown": hot,
+            "hw_thermal_slowdown": hot,
+            "board_limit": said.count("board_limit"),
+        },
+    }
+    share = f"{100 * hot / len(said):.1f} %"
+    assert taints(result) == [
+        f"the clock of {UUID} was throttled: hw_slowdown in {share}, hw_thermal_slowdown in {share} "
+        "of the samples"
+    ]
+
+
+@pytest.mark.needs("cc")
+def test_a_clock_at_its_power_cap_is_no_taint(tmp_path, toy):
+    toy.says(throttle=0x1 | 0x2 | 0x4 | 0x10 | 0x100)
+    with_sampler = gpu_sampler(tmp_path)
+    with_sampler.start()
+    result = with_sampler.stop()
+    assert result["throttle"][UUID]["reasons"]["sw_power_cap"] == result["samples"]
+    assert taints(result) == []
+
+
+@pytest.mark.needs("cc")
+def test_nvml_that_dies_costs_readings_and_says_so(tmp_path, toy):
+    with_sampler = gpu_sampler(tmp_path)
+    with_sampler.start()
+    before = len(wait_for_rows(tmp_path, 3))
+    toy.says(lost=1)
+    pidfd = os.pidfd_open(with_sampler.pid)
+    assert not select.select([pidfd], [], [], 0.2)[0]  # ten samples later it is still there
+    os.close(pidfd)
+    result = with_sampler.stop()
+    assert result["samples"] > len(rows(tmp_path)) >= before
+    assert result["errors"] > 0
+    assert result["throttle"][UUID] == {"samples": len(rows(tmp_path)), "reasons": {}}
+    assert taints(result) == [f"readings of the devices were lost: memory of {UUID}: GPU is lost"]
+
+
+@pytest.mark.needs("cc")
+def test_memory_that_nvml_cannot_read_is_an_error_of_the_device(toy):
+    toy.says(lost=1)
+    code = f"from crewbench.devices import nvml\nnvml.wait_until_free({{{UUID!r}: 1.0}}, 60)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(SCRIPTS)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"DeviceError: NVML cannot read the memory of {UUID}: GPU is lost" in done.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_sampler_costs_samples_and_not_the_trial(tmp_path, number):
     with_sampler = sampler(tmp_path)
@@ -184,6 +273,7 @@ def test_a_killed_sampler_costs_samples_and_not_the_trial(tmp_path, number):
     assert result["samples"] is None
     assert result["errors"] == 1
     assert number.name in result["messages"][0]
+    assert "readings of the devices were lost" in taints(result)[0]
     assert len(rows(tmp_path)) >= 6
     json.dumps(result)
 

@@ -42,6 +42,11 @@ class Ballast:
     def pid(self) -> int | None:
         return self._companion.pid
 
+    @property
+    def alive(self) -> bool:
+        """Whether the memory is still held."""
+        return self._companion.alive
+
     def start(self) -> None:
         """Returns at once, so that several cards fill side by side; `ready` waits."""
         self._companion.start()

@@ -84,7 +84,7 @@ def list_devices(kind: str, count: int | None = None, memory_mib: float | None =
     devices = select(_gpus(), visible)
     seen = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible!r})"
     if not devices:
-        raise NoDevices(f"no GPU may be used here{seen}: ask for devices.kind 'slot', or make a GPU visible")
+        raise NoDevices(f"no GPU may be used here{seen}: ask for devices.kind slots, or make a GPU visible")
     if count is not None and len(devices) < count:
         raise TooFewDevices(
             f"{_gpus_in_words(count)} asked for and {len(devices)} usable here{seen}: "
@@ -160,12 +160,12 @@ def _gpus() -> tuple[Gpu, ...]:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
         raise NoDriver(
-            f"no NVIDIA driver answers here ({error}): ask for devices.kind 'slot', or run on a GPU machine"
+            f"no NVIDIA driver answers here ({error}): ask for devices.kind slots, or run on a GPU machine"
         ) from None
     try:
         count = nvml.nvmlDeviceGetCount()
         if count == 0:
-            raise NoDevices("the NVIDIA driver answers but shows no GPU: ask for devices.kind 'slot'")
+            raise NoDevices("the NVIDIA driver answers but shows no GPU: ask for devices.kind slots")
         # NVML counts in PCI bus order, as CUDA does under CUDA_DEVICE_ORDER=PCI_BUS_ID.
         return tuple(_gpu(nvml, i) for i in range(count))
     except nvml.NVMLError as error:

@@ -12,6 +12,8 @@ from typing import Any
 
 import pynvml as nvml
 
+from crewbench.devices.inventory import DeviceError
+
 MIB = 2**20
 
 # What a card, a MIG instance, a driver or the user's rights do not offer: asked once, then left out.
@@ -34,13 +36,16 @@ THROTTLE_REASONS = {
     0x40: "hw_thermal_slowdown",
     0x80: "hw_power_brake_slowdown",
     0x100: "display_clock_setting",
+    0x200: "board_limit",
+    0x400: "reliability",
 }
-"""NVML's nvmlClocksEventReasons bits (nvml.h)."""
+"""NVML's nvmlClocksEventReason and nvmlClocksThrottleReason bits (nvml.h)."""
 
 SLOWDOWNS = frozenset(
-    ("hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown", "sw_power_cap")
+    ("hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown")
 )
-"""The reasons that mean a card ran slower than it was asked to."""
+"""The reasons that mean a card in trouble: too hot, or short of power from outside. The others are how a card
+of its kind and settings always runs, the software power cap among them (docs/decisions.md)."""
 
 
 @dataclass(slots=True)
@@ -120,10 +125,10 @@ class Card:
     def sm_clock_mhz(self) -> float | None:
         return self._float("SM clock", lambda h: nvml.nvmlDeviceGetClockInfo(h, nvml.NVML_CLOCK_SM))
 
-    def throttle_reasons(self) -> str:
-        """The names of all reasons that hold, joined by "|"; empty when none does or none is known."""
-        bits = self._read("throttle reasons", nvml.nvmlDeviceGetCurrentClocksThrottleReasons) or 0
-        return "|".join(name for bit, name in THROTTLE_REASONS.items() if bits & bit)
+    def throttle_reasons(self) -> tuple[str, ...] | None:
+        """The names of all reasons that hold."""
+        bits = self._read("throttle reasons", nvml.nvmlDeviceGetCurrentClocksThrottleReasons)
+        return None if bits is None else tuple(n for bit, n in THROTTLE_REASONS.items() if bits & bit)
 
     def processes(self) -> dict[int, float | None]:
         """MiB by pid of the processes that compute on the card; None where NVML does not know."""
@@ -136,17 +141,21 @@ class Card:
 
 
 def free_mib(uuids: list[str]) -> dict[str, float]:
-    """MiB free now, by UUID. NVMLError if a device cannot be read."""
-    nvml.nvmlInit()
+    """MiB free now, by UUID. DeviceError if a device cannot be read."""
     try:
-        handles = {uuid: nvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in uuids}
-        return {uuid: nvml.nvmlDeviceGetMemoryInfo(handle).free / MIB for uuid, handle in handles.items()}
-    finally:
-        nvml.nvmlShutdown()
+        nvml.nvmlInit()
+        try:
+            handles = {uuid: nvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in uuids}
+            return {uuid: nvml.nvmlDeviceGetMemoryInfo(h).free / MIB for uuid, h in handles.items()}
+        finally:
+            nvml.nvmlShutdown()
+    except nvml.NVMLError as error:
+        raise DeviceError(f"NVML cannot read the memory of {', '.join(uuids)}: {error}") from None
 
 
 def wait_until_free(wanted_mib: Mapping[str, float], deadline_s: float, slack_mib: float = 64.0) -> bool:
     """Wait until each device has (nearly) so much memory free again; False if not within `deadline_s`.
+    DeviceError if a device cannot be read.
 
     A dead process's memory is given back a moment after it is gone, and NVML has no event for that: this
     looks every 10 ms.

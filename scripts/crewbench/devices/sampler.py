@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -79,7 +80,8 @@ class Sampler:
         Returns `samples` taken (None if it is gone with the count), `late` ones, `errors` (how many readings
         or writes failed) and their `messages`; by device UUID and pid, `process_peak_mib`, `foreign` (of
         other users' processes: not started by this trial and not in `own`) and `unresolved` (NVML names a
-        pid that this process cannot see, as in a container): what each held at most, None if not known.
+        pid that this process cannot see, as in a container): what each held at most, None if not known; by
+        device UUID, `throttle`: of how many `samples` the reasons were known, and in how many each held.
         """
         try:
             result = self._companion.stop(STOP_S)
@@ -93,7 +95,25 @@ class Sampler:
             }
         for key in ("foreign", "unresolved"):
             result[key] = {uuid: held for uuid, held in result[key].items() if held}
+        result.setdefault("throttle", {})
         return result
+
+
+def taints(sampled: Mapping[str, Any]) -> list[str]:
+    """What a sampler's result (`Sampler.stop`) says against its trial, a sentence each: somebody else on a
+    device, a throttled clock, samples that were lost."""
+    from crewbench.devices.nvml import SLOWDOWNS
+
+    found = [f"a process of somebody else was on {uuid}" for uuid in sampled["foreign"]]
+    for uuid, seen in sampled["throttle"].items():
+        slow = {name: count for name, count in seen["reasons"].items() if name in SLOWDOWNS}
+        if slow:
+            shares = (f"{name} in {100 * n / seen['samples']:.1f} %" for name, n in sorted(slow.items()))
+            found.append(f"the clock of {uuid} was throttled: {', '.join(shares)} of the samples")
+    if sampled["errors"]:
+        said = f": {sampled['messages'][0]}" if sampled["messages"] else ""
+        found.append(f"readings of the devices were lost{said}")
+    return found
 
 
 class Reader(Protocol):
@@ -149,13 +169,15 @@ class Accounts:
 
 
 class GpuReader:
-    """A GPU through NVML. Keeps what each process held at most, and whose it is."""
+    """A GPU through NVML. Keeps what each process held at most, and counts why the clock was throttled."""
 
     def __init__(self, device: Device, ballast_mib: float, trouble: Any) -> None:
         from crewbench.devices.nvml import Card
 
         self.device = device
         self.peaks: dict[int, float | None] = {}
+        self.reasons: Counter[str] = Counter()
+        self.reasons_known = 0
         self._card = Card(device.uuid, trouble)
         self._ballast_mib = ballast_mib
 
@@ -171,7 +193,11 @@ class GpuReader:
             row.util_pct, row.memory_util_pct = utilisation
         row.temperature_c = card.temperature_c()
         row.sm_clock_mhz = card.sm_clock_mhz()
-        row.throttle_reasons = card.throttle_reasons()
+        reasons = card.throttle_reasons()
+        if reasons is not None:
+            row.throttle_reasons = "|".join(reasons)
+            self.reasons.update(reasons)
+            self.reasons_known += 1
         for pid, mib in card.processes().items():
             before = self.peaks.setdefault(pid, mib)
             if mib is not None and (before is None or mib > before):
@@ -272,6 +298,11 @@ class Sampling:
             "errors": self.trouble.count,
             "messages": self.trouble.messages,
             "process_peak_mib": peaks,
+            "throttle": {
+                r.device.uuid: {"samples": r.reasons_known, "reasons": dict(r.reasons)}
+                for r in self._readers
+                if isinstance(r, GpuReader)
+            },
             "foreign": of(False),
             "unresolved": of(None),
         }

@@ -18,11 +18,10 @@ from typing import Any
 from crewbench import modes, provenance
 from crewbench.checkpoint import files, footprint, manifest
 from crewbench.deployment import Deployment
-from crewbench.devices import nvml
+from crewbench.devices import nvml, sampler
 from crewbench.devices.ballast import Ballast, ballasts
-from crewbench.devices.inventory import list_devices
+from crewbench.devices.inventory import DeviceError, list_devices
 from crewbench.devices.lease import lease
-from crewbench.devices.sampler import Sampler
 from crewbench.execute.run import Bench, Records, execute
 from crewbench.execute.setup import Setup
 from crewbench.records import (
@@ -96,11 +95,16 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
 
         def memory_free() -> None:
             """A dead process's GPU memory comes back a moment later; a slot's is gone with its process."""
-            if free_mib and not nvml.wait_until_free(free_mib, MEMORY_FREE_S):
+            try:
+                seen = not free_mib or nvml.wait_until_free(free_mib, MEMORY_FREE_S)
+            except DeviceError as error:
+                taints.append(f"whether a failed attempt's memory was free is not known: {error}")
+                return
+            if not seen:
                 taints.append(f"memory of a failed attempt was not seen free within {MEMORY_FREE_S:.0f} s")
 
         runners = {name: _runner(name, setup) for name in _runners(attempts)}
-        sampler = Sampler(
+        sampling = sampler.Sampler(
             path=out / "gpu.csv",
             identity=identity,
             devices=leased.devices,
@@ -125,20 +129,22 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
             replay=spec.replay,
         )
         before = provenance.pressure()
-        sampler.start()
+        sampling.start()
         try:
             (files.warm if start.cached else files.evict)(weight_files)
             records = execute(attempts, bench)
         except files.PageCacheError as error:
             records = refused(attempts[0], spec, str(error), time.monotonic() - zero_s)
         finally:
-            sampled = sampler.stop([b.pid for b in ballast.values() if b.pid])
+            lost = [uuid for uuid, b in ballast.items() if not b.alive]
+            sampled = sampling.stop([b.pid for b in ballast.values() if b.pid])
         pressure = provenance.pressure_since(before)
         if leased.shared_host:
             taints.append("another trial ran on this host at the same time")
         for runner in runners.values():
             taints.extend(runner.taints)
-        taints.extend(f"a process of somebody else was on {uuid}" for uuid in sampled["foreign"])
+        taints.extend(f"the ballast on {uuid} died, so the budget did not hold" for uuid in lost)
+        taints.extend(sampler.taints(sampled))
 
     count_own_tokens(records, spec, model.directory(spec.model_dir))
     # Where nothing came to run, at least the output's length is known.
