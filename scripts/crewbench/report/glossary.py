@@ -30,8 +30,14 @@ GLOSSARY = (
         "The interval of the ratio includes 1. Nothing is called significant under 5 repeats.",
     ),
     (
+        "out of memory",
+        "Less memory was free on a device than was asked for: CUDA's own refusal on a GPU, the simulated "
+        "budget's on a CPU slot.",
+    ),
+    (
         "tainted",
-        "A trial that met something that may have slowed it, such as another program; kept and named.",
+        "A trial that met something that may have slowed it, such as another program or a throttled clock, or "
+        "that lost readings; kept and named.",
     ),
     ("simulated budget", "The memory of a CPU slot is an account that is kept, not memory that is full."),
 )
