@@ -36,8 +36,8 @@ GLOSSARY = (
     ),
     (
         "tainted",
-        "A trial that met something that may have slowed it, such as another program or a throttled clock, or "
-        "that lost readings; kept and named.",
+        "A trial that met something that may have slowed it, such as another program or a throttled clock, "
+        "or that lost readings; kept and named.",
     ),
     ("simulated budget", "The memory of a CPU slot is an account that is kept, not memory that is full."),
 )
