@@ -15,10 +15,11 @@ from crewbench.trial import Cell
 CELL = ["mode", "gpus", "agents", "engine", "start", "variant"]
 """The columns that make a cell."""
 
-WHERE = [*CELL, "workload", "host"]
-"""What one estimate is about: a cell's work on one host. Hosts differ too much to be pooled."""
+WHERE = [*CELL, "compile_cache", "workload", "host"]
+"""What one estimate is about: a cell's work on one host. Hosts differ too much to be pooled; what lay
+compiled on disk is a part of the start state, and start states are never pooled."""
 
-SETTING = ["agents", "engine", "start", "variant", "host"]
+SETTING = ["agents", "engine", "start", "variant", "compile_cache", "host"]
 """What two modes must have in common to be compared."""
 
 Row = Mapping[str, Any]
@@ -76,12 +77,19 @@ def label(row: Row, varying: Iterable[str] = (), kind: str = "gpu") -> str:
     for name in varying:
         if name == "agents":
             parts.append(f"{row['agents']} agents")
+        elif name == "compile_cache":
+            parts += [compile_cache(row)] if compile_cache(row) else []
         elif name not in ("mode", "gpus"):
             parts.append(f"{row[name]} start" if name == "start" else str(row[name]))
     return ", ".join(parts)
 
 
-def varying(rows: pd.DataFrame, names: Iterable[str] = (*CELL, "host")) -> list[str]:
+def compile_cache(row: Row) -> str:
+    """ "compile cache empty", or nothing where the engine compiles nothing."""
+    return "" if row["compile_cache"] == "none" else f"compile cache {row['compile_cache']}"
+
+
+def varying(rows: pd.DataFrame, names: Iterable[str] = (*CELL, "compile_cache", "host")) -> list[str]:
     """Those of the columns that have more than one value."""
     return [n for n in names if rows[n].nunique() > 1]
 
@@ -94,7 +102,8 @@ def in_order(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def headline_setting(trials: pd.DataFrame) -> dict[str, Any]:
-    """The agents, engine, start, variant and host under which most modes were run: what is shown first.
+    """The agents, engine, start (with what lay compiled), variant and host under which most modes were run:
+    what is shown first.
 
     Ties go to more trials, then to more agents, then to the first in order."""
     if trials.empty:

@@ -375,4 +375,5 @@ def for_page(svg: str, uid: str) -> str:
         count=1,
     )
     svg = svg.replace("<title>", f'<title id="{uid}-t">', 1).replace("<desc>", f'<desc id="{uid}-d">', 1)
-    return re.sub(r"(\d+\.\d{2})\d+", r"\1", svg)
+    # Shorter numbers in the tags; those in the text are what a reader is told.
+    return re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d+\.\d{2})\d+", r"\1", tag[0]), svg)

@@ -18,9 +18,12 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from crewbench import cells, drawing, palette, stats
+from crewbench import cells, drawing, ladder, metrics, modes, palette, stats
 from crewbench.drawing import Canvas, Key, Sheet
+from crewbench.engines import ENGINES
 from crewbench.records import STAGES, Status
+from crewbench.start import STARTS
+from crewbench.trial import Cell
 from crewbench.words import ended, number, seconds
 
 if TYPE_CHECKING:
@@ -32,7 +35,8 @@ QUESTIONS = {
     "stages": "Where does the time go?",
     "scaling": "Is another {device} worth its cost?",
     "attempts": "How many {device}s until nothing runs out of memory, and what does finding out cost?",
-    "starts": "What does a cold start cost from each start state?",
+    "starts": "What does a cold start cost?",
+    "engines": "How near does each engine come to the memory-bandwidth limit?",
     "memory": "How full does each device get?",
 }
 """What each figure answers, in the report's order. Then follows a timeline of each mode."""
@@ -48,9 +52,11 @@ _BAD, _STARTING, _WAITING = (c.light for c in (palette.BAD, palette.STARTING, pa
 
 def _setting_words(setting: Mapping[str, Any], without: Iterable[str] = ()) -> str:
     words = {"agents": "{} agents", "engine": "{} engine", "start": "{} start", "variant": "variant {}"}
-    return ", ".join(
+    said = [
         text.format(setting[name]) for name, text in words.items() if name not in without and name in setting
-    )
+    ]
+    compiled = cells.compile_cache(setting) if {"start", "compile_cache"}.isdisjoint(without) else ""
+    return ", ".join([*said, compiled] if compiled else said)
 
 
 @dataclass(frozen=True)
@@ -262,15 +268,7 @@ def cold_warm(study: Study, canvas: Canvas) -> Drawn:
             words.append(f"{column[:4]} {seconds(estimate.value)}")
         if not words:
             words = [_outcome(trials)]
-            ax.annotate(
-                words[0],
-                (0, lines.at(i)),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                color=_BAD,
-                size=8.5,
-            )
+            _said_at(ax, lines.at(i), words[0], _BAD)
         said.append(f"{labels[i]}: {', '.join(words)}")
     lines.draw(ax)
     ax.set_xlim(0, limit)
@@ -576,53 +574,257 @@ def attempts(study: Study, canvas: Canvas) -> Drawn:
 
 
 def starts(study: Study, canvas: Canvas) -> Drawn:
-    """Cold makespan by start state, and the resident round beside it, where a cell ran from several."""
-    fixed = {k: v for k, v in study.setting.items() if k != "start"}
-    trials = cells.in_order(cells.only(study.tables["trials"], fixed))
-    groups = []
-    for (mode, gpus), group in trials.groupby(["mode", "gpus"], observed=True, sort=False):
-        ok = group[(group["status"] == Status.OK) & group["cold_s"].notna()]
-        if ok["start"].nunique() > 1:
-            groups.append((mode, int(gpus), ok))
-    if not groups:
+    """The ladder of start states: first token and makespan of round 0 from each, down to resident workers,
+    with what each costs more than the next."""
+    trials = study.tables["trials"]
+    here = {k: v for k, v in study.setting.items() if k not in ("start", "compile_cache")}
+    found = ladder.ladders(trials)
+    if not found:
         return _missing(study, "starts", "no cell was run from several start states")
-    order = ("disk", "process", "zygote")
-    rows = []
-    for mode, gpus, ok in groups[: ROWS_MAX // 3]:
-        for start in [s for s in order if s in set(ok["start"])]:
-            rows.append((mode, gpus, start, ok[ok["start"] == start]["cold_s"]))
-        rows.append((mode, gpus, "resident", ok["warm_s"].dropna()))
-    labels = [f"{cells.label({'mode': m, 'gpus': g}, (), study.kind)}: {s}" for m, g, s, _ in rows]
-    lines = drawing.Rows(labels, canvas)
+    found.sort(key=lambda one: any(one.cell[name] != value for name, value in here.items()))
+    found = found[: ROWS_MAX // (len(STARTS) + 1)]
+    varying = cells.varying(
+        pd.DataFrame([one.cell for one in found]), ("agents", "engine", "variant", "host")
+    )
+    rows = [(one, study.label(one.cell, varying), rung) for one in found for rung in one.rungs]
+    labels, names = [rung.name for *_, rung in rows], [name for _, name, _ in rows]
+    headings = [name if rung is one.rungs[0] else "" for one, name, rung in rows]
+    lines = drawing.Rows(labels, canvas, headings)
+    panels = {"ttft_s": "time to first token, seconds", "makespan_s": "makespan of one round, seconds"}
+    zygotes = [value for *_, rung in rows for value in rung.zygote_s]
     sheet = Sheet(
         canvas,
         study.question("starts"),
-        [lines.height_in],
-        left=_left(labels, canvas),
-        right=0.8,
-        legend=[Key("cold round", _INK, "o"), Key("warm round on resident workers", _INK, "D", hollow=True)],
+        [lines.height_in] * len(panels),
+        left=_left([*labels, *names], canvas),
+        right=0.8 if canvas.narrow else 2.9,
+        gap=0.7,
+        legend=[
+            Key("round 0", _INK, "o"),
+            Key("round on resident workers", _INK, "D", hollow=True),
+            Key("median (at the right)", _INK, "|"),
+            *([Key("the zygote's own start, not counted", _QUIET, "x")] if zygotes else []),
+        ],
+        note=study.notes(),
+    )
+    said = []
+    for ax, (measure, axis) in zip(sheet.axes, panels.items(), strict=True):
+        limit = _end_of_axis(
+            [*(v for *_, rung in rows for v in rung.values.get(measure, {}).values()), *zygotes]
+        )
+        for i, (one, name, rung) in enumerate(rows):
+            y, values = lines.at(i), rung.values.get(measure, {})
+            if not values:
+                _said_at(ax, y, rung.outcome or "not measured", _QUIET if rung.outcome == "not run" else _BAD)
+                continue
+            colour = canvas.mode(one.cell["mode"])
+            _points(ax, pd.Series(values), y, colour, hollow=rung.start == ladder.RESIDENT)
+            median = rung.median(measure)
+            ax.plot([median] * 2, [y - 0.2, y + 0.2], color=_INK, lw=1.6, zorder=4)
+            ax.plot(rung.zygote_s, [y] * len(rung.zygote_s), ls="", marker="x", ms=5, color=_QUIET, zorder=3)
+            _valued(ax, y, seconds(median))
+            words = (
+                f"{name}, {axis.split(',')[0]} from {rung.name}: {seconds(median)} "
+                f"(median, n = {len(values)})"
+            )
+            lower = one.below(rung, measure)
+            if lower is not None:
+                more = list(ladder.difference(rung, lower, measure).values())
+                _beside_value(ax, y, _more(rung, lower, metrics.median(more)), rung.name, canvas)
+                words += (
+                    f", {_signed(metrics.median(more))} s over {lower.name} (paired by repeat: "
+                    f"{_signed(min(more))} to {_signed(max(more))}, n = {len(more)})"
+                )
+            said.append(words)
+        lines.draw(ax)
+        ax.set_xlim(-0.015 * limit, limit)  # a point at a tenth of a second is seen whole
+        drawing.x_grid(ax, axis)
+    compiled = any(rung.compile_cache != "none" for *_, rung in rows)
+    own = f"The zygote's own start took {seconds(metrics.median(zygotes))} (median) and is not counted. "
+    caption = (
+        "Round 0 from each start state: disk (weights evicted from the page cache"
+        f"{', nothing compiled on disk' if compiled else ''}), process (new process, weights cached), zygote "
+        "(forked from a process with the imports done), and a warm round on resident workers, of the trials "
+        "of the row above it. Above, the time to the first token, median over the crew; below, the makespan. "
+        "Beside each median, its cost over the next start state: median of the differences paired by repeat. "
+        f"Start states are never pooled. {own if zygotes else ''}"
+        f"{_setting_words(found[0].cell, (*varying, 'start'))}; every trial a point."
+    )
+    return _drawn("starts", sheet, caption, "; ".join(said))
+
+
+def _signed(value: float) -> str:
+    return f"{'-' if value < 0 else '+'}{number(abs(value))}"
+
+
+def _more(rung: ladder.Rung, lower: ladder.Rung, seconds_more: float) -> str:
+    """ "+6.05 s over zygote"; what lay compiled is said where that differs too."""
+    differs = lower.compile_cache not in ("none", rung.compile_cache)
+    return f"{_signed(seconds_more)} s over {lower.start}" + (
+        f" (cache {lower.compile_cache})" if differs else ""
+    )
+
+
+def _said_at(ax: Axes, y: float, text: str, colour: str) -> None:
+    """Words in place of a row's points."""
+    ax.annotate(text, (0, y), xytext=(4, 0), textcoords="offset points", va="center", color=colour, size=8.5)
+
+
+def _valued(ax: Axes, y: float, text: str) -> None:
+    """A row's value, to the right of it."""
+    ax.annotate(
+        text,
+        (1, y),
+        xycoords=("axes fraction", "data"),
+        xytext=(50, 0),
+        textcoords="offset points",
+        va="center",
+        ha="right",
+        size=8.5,
+        color=_INK,
+    )
+
+
+def _beside_value(ax: Axes, y: float, text: str, label: str, canvas: Canvas) -> None:
+    """More about a row, beside its value; on a phone above it, where its label leaves room."""
+    if canvas.narrow and drawing.text_width_in([label]) + drawing.text_width_in([text]) > canvas.width_in:
+        return
+    ax.annotate(
+        text,
+        (1, y),
+        xycoords=("axes fraction", "data"),
+        xytext=(50, 14) if canvas.narrow else (60, 0),
+        textcoords="offset points",
+        va="center",
+        ha="right" if canvas.narrow else "left",
+        size=8,
+        color=_QUIET,
+    )
+
+
+def engines(study: Study, canvas: Canvas) -> Drawn:
+    """Each engine's decode rate against what the memory bandwidth measured in the same trial allows, and
+    below what compiling costs before its first token."""
+    trials = study.tables["trials"]
+    known = trials[(trials["status"] == Status.OK) & trials["bandwidth_share"].notna()]
+    if known.empty:
+        notes = sorted(set(study.tables["devices"]["bandwidth_note"]) - {""})
+        why = f": {drawing.plain(notes[0], 120)}" if notes else ""
+        return _missing(study, "engines", f"no device's memory bandwidth is known{why}")
+    rows = _engine_rows(known)
+    varying = cells.varying(pd.DataFrame([cell for cell, _ in rows]), ("agents", "variant", "host"))
+    labels = [f"{cell['engine']}: {study.label(cell, varying)}" for cell, _ in rows]
+    alone = [_on_one_device(cell) == 1 for cell, _ in rows]
+    headings = ["" if i and alone[i] == alone[i - 1] else _SHARING[alone[i]] for i in range(len(rows))]
+    lines = drawing.Rows(labels, canvas, headings)
+    compiled = _compiled_rows(trials, [cell for cell, _ in rows])
+    below = drawing.Rows([label for label, _ in compiled], canvas)
+    sheet = Sheet(
+        canvas,
+        study.question("engines"),
+        [lines.height_in, *([below.height_in] if compiled else [])],
+        left=_left([*labels, *below.labels, *headings], canvas),
+        right=0.95,
+        gap=0.7,
+        legend=[
+            Key("one trial", _INK, "o"),
+            Key("median, and its share of the limit (at the right)", _INK, "|"),
+            Key("the limit", _BAD, "|"),
+        ],
         note=study.notes(),
     )
     ax, said = sheet.axes[0], []
-    limit = _end_of_axis(v for *_, values in rows for v in values)
-    for i, (mode, _, start, values) in enumerate(rows):
-        if values.empty:
-            continue
-        resident = start == "resident"
-        estimate = _spread(ax, values, lines.at(i), canvas.mode(mode), resident, limit)
-        said.append(f"{labels[i]} {seconds(estimate.value)} (n = {len(values)})")
-        if resident and i + 1 < len(rows):
-            ax.axhline(i + 1, color=_RULE, lw=0.8)
+    for i, (cell, group) in enumerate(rows):
+        y, rates = lines.at(i), group["decode_tokens_per_s"]
+        _points(ax, rates, y, canvas.mode(cell["mode"]), hollow=False)
+        rate, limit, share = (
+            metrics.median(group[name])
+            for name in ("decode_tokens_per_s", "decode_limit_tokens_per_s", "bandwidth_share")
+        )
+        ax.plot([rate] * 2, [y - 0.2, y + 0.2], color=_INK, lw=1.6, zorder=4)
+        ax.plot([limit] * 2, [y - 0.3, y + 0.3], color=_BAD, lw=1.8)
+        _valued(ax, y, f"{number(rate)} ({100 * share:.0f} %)")
+        shares = group["bandwidth_share"]
+        said.append(
+            f"{labels[i]}: {number(rate)} of {number(limit)} tokens/s, {100 * share:.1f} % "
+            f"(median, {100 * shares.min():.1f} to {100 * shares.max():.1f} %, n = {len(group)})"
+        )
     lines.draw(ax)
-    ax.set_xlim(0, limit)
-    drawing.x_grid(ax, "makespan of one round, seconds")
+    ax.set_xlim(0, 1.04 * max(group["decode_limit_tokens_per_s"].max() for _, group in rows))
+    drawing.x_grid(ax, "tokens a second of one agent, warm rounds")
+    if compiled:
+        ax = sheet.axes[1]
+        for i, (label, values) in enumerate(compiled):
+            _points(ax, values, below.at(i), _INK, hollow=False)
+            median = metrics.median(values)
+            ax.plot([median] * 2, [below.at(i) - 0.2, below.at(i) + 0.2], color=_INK, lw=1.6, zorder=4)
+            _valued(ax, below.at(i), seconds(median))
+            said.append(f"{label}: compiling {seconds(median)} (median, n = {len(values)})")
+        below.draw(ax)
+        ax.set_xlim(0, _end_of_axis(v for _, values in compiled for v in values))
+        drawing.x_grid(ax, "compiling in a worker's start, seconds")
     caption = (
-        "Cold makespan in seconds by start state: disk (weights evicted from the page cache), process (new "
-        "process, weights cached), zygote (forked from a process with the imports done; its own start is not "
-        "counted), and the warm round on resident workers. Start states are never pooled. "
-        f"{study.setting_words('start')}; every trial a point."
+        "Decode rate of one agent in warm rounds beside what memory allows: copy bandwidth of the trial's "
+        "own devices, bytes read and written, over the bytes of weights that a token reads; reads of the KV "
+        "cache are left out. "
+        + ("Below: what compiling costs, by what the trial found compiled on disk. " if compiled else "")
+        + f"Each engine in the setting it was run in most; {_count(pd.concat([g for _, g in rows]))}, every "
+        "trial a point."
     )
-    return _drawn("starts", sheet, caption, "; ".join(said))
+    return _drawn("engines", sheet, caption, "; ".join(said))
+
+
+_SHARING = {True: "an agent has its device alone", False: "agents share a device, and its bandwidth"}
+
+
+def _engine_rows(trials: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+    """(cell, its trials) of each engine and variant in the setting that it was run in most: first those whose
+    agents have a device alone, engines in the order of their declarations."""
+    rows = []
+    for _, of_engine in trials.groupby(["engine", "variant"], observed=True):
+        setting = cells.headline_setting(of_engine)
+        for key, group in cells.in_order(cells.only(of_engine, setting)).groupby(
+            cells.WHERE, observed=True, sort=False
+        ):
+            rows.append((dict(zip(cells.WHERE, key, strict=True)), group))
+    rank = [*ENGINES]
+    rows.sort(
+        key=lambda row: (
+            _on_one_device(row[0]) > 1,
+            rank.index(row[0]["engine"]) if row[0]["engine"] in rank else len(rank),
+        )
+    )
+    return rows[:ROWS_MAX]
+
+
+def _compiled_rows(trials: pd.DataFrame, shown: Sequence[Mapping[str, Any]]) -> list[tuple[str, pd.Series]]:
+    """(what was compiled from which start state, seconds by trial) for the engines that are shown."""
+    engines_shown = {(cell["engine"], cell["variant"]) for cell in shown}
+    variants = len({variant for _, variant in engines_shown}) > 1
+    rows = []
+    known = trials[(trials["status"] == Status.OK) & trials["compile_s"].notna()]
+    for key, group in known.groupby(["engine", "variant", "start", "compile_cache"], observed=True):
+        engine, variant, start, state = key
+        if (engine, variant) in engines_shown:
+            name = f"{engine}, {variant}" if variants else engine
+            said = cells.compile_cache({"compile_cache": state})
+            rows.append((", ".join(filter(None, [f"{name}: {start} start", said])), group["compile_s"]))
+    return rows[:ROWS_MAX]
+
+
+def _on_one_device(cell: Mapping[str, Any]) -> int:
+    """How many agents at most decode on one device at once; 0 for a mode that this version has not."""
+    if cell["mode"] not in modes.MODES:
+        return 0
+    names = ("mode", "gpus", "agents", "engine", "start", "variant")
+    made = Cell(**{name: cell[name] for name in names})
+    deployment = list(modes.get(cell["mode"]).attempts(made))[-1]
+    at_once = dict.fromkeys(deployment.devices, 0)
+    for worker in deployment.workers:
+        steps = sum(worker.name in step.workers for step in deployment.steps)
+        for device in worker.devices:
+            at_once[device] += min(worker.concurrency, steps)
+    return max(at_once.values())
 
 
 def memory(study: Study, canvas: Canvas) -> Drawn:
@@ -980,6 +1182,7 @@ FIGURES: dict[str, Callable[[Study, Canvas], Drawn]] = {
     "scaling": scaling,
     "attempts": attempts,
     "starts": starts,
+    "engines": engines,
     "memory": memory,
 }
 

@@ -104,6 +104,31 @@ METRICS: dict[str, Metric] = {
             "Tokens after the first over the time they took, median over the warm steps.",
         ),
         Metric(
+            "decode_limit_tokens_per_s",
+            "Memory-bandwidth limit",
+            "tokens/s",
+            "neither",
+            "log",
+            "What one agent's decoding cannot exceed: copy bandwidth of the trial's devices, measured right "
+            "after it, over the bytes of weights that a token reads.",
+        ),
+        Metric(
+            "bandwidth_share",
+            "Share of the bandwidth limit",
+            "share",
+            "higher",
+            "linear",
+            "Decode rate of one agent in the warm rounds over that limit.",
+        ),
+        Metric(
+            "compile_s",
+            "Compiling",
+            "s",
+            "lower",
+            "log",
+            "In the start of the worker that compiled longest; what it found on disk is the compile cache.",
+        ),
+        Metric(
             "cold_overlap",
             "Agents at work at once, cold",
             "agents",
@@ -211,6 +236,21 @@ def decode_tokens_per_s(output_tokens: int, llm_calls: int, decode_s: float) -> 
 
     The inverse of MLPerf's time per output token, (latency - ttft) / (tokens - 1), over calls."""
     return (output_tokens - llm_calls) / decode_s if decode_s > 0 and output_tokens > llm_calls else None
+
+
+def decode_limit_tokens_per_s(bandwidth_gb_s: float, read_bytes: int) -> float | None:
+    """bandwidth · 10^9 / read_bytes, in tokens/s: no decoding of one sequence is faster.
+
+    Each token reads `read_bytes` of weights, and at batch 1 that is what bounds it: the roofline's slope
+    (Williams, Waterman and Patterson, CACM 52(4), 2009). Reads of the KV cache are left out, so the true
+    limit is a little lower. A copy spread over devices by layers has the limit of one, because they work in
+    turn; one that they read together has that of their sum."""
+    return bandwidth_gb_s * 1e9 / read_bytes if read_bytes > 0 and bandwidth_gb_s > 0 else None
+
+
+def bandwidth_share(decode: float, limit: float) -> float | None:
+    """decode rate / limit, both in tokens/s: 1 is as fast as memory can be read."""
+    return decode / limit if limit > 0 else None
 
 
 def crew_tokens_per_s(output_tokens: int, makespan: float) -> float | None:

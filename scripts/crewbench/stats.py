@@ -71,6 +71,13 @@ def paired(
     return geometric_mean([r for r in ratios if r is not None], confidence)
 
 
+def differences(
+    measured: Mapping[Hashable, float], baseline: Mapping[Hashable, float]
+) -> dict[Hashable, float]:
+    """measured - baseline in each block (a repeat on one host) that both have."""
+    return {block: measured[block] - baseline[block] for block in measured if block in baseline}
+
+
 def percentile(values: Iterable[float], share: float) -> Estimate:
     """The smallest value that `share` (0 < share < 1) of the values do not exceed.
 

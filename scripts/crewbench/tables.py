@@ -28,6 +28,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from crewbench import cells, inert, metrics, session, stats
+from crewbench.engines import ENGINES
 from crewbench.records import (
     FILES,
     AgentRow,
@@ -269,6 +270,8 @@ def trial_row(trial: Trial, devices: list[dict[str, Any]]) -> dict[str, Any]:
     cold_steps, warm_steps = ([a for a in steps if (a.round == 0) == is_cold] for is_cold in (True, False))
     tokens = [_tokens(a for a in steps if a.round == number) for number in {a.round for a in steps}]
     errors = [r.error for r in (*trial.agents, *trial.workers) if r.error and r.attempt == last]
+    limit, warm_decode = _decode_limit(trial, devices), _decode_tokens_per_s(warm_steps)
+    compiled = record.get("compile_cache") or {}
     used = [d for d in devices if d["used_peak_mib"] is not None]
     busy = [d for d in devices if d["in_use"] and d["util_mean_pct"] is not None]
     energies = [d["energy_j"] for d in devices if d["energy_j"] is not None]
@@ -276,6 +279,9 @@ def trial_row(trial: Trial, devices: list[dict[str, Any]]) -> dict[str, Any]:
     device = (record.get("devices") or [{}])[0]
     return {
         **record["identity"],
+        "compile_cache": _compile_cache(record),
+        "compile_cache_files": compiled.get("files"),
+        "compile_cache_mib": compiled.get("mib"),
         "workload": record.get("workload", ""),
         "status": record["status"],
         "error": _excerpt(errors) if record["status"] != Status.OK else "",
@@ -311,11 +317,10 @@ def trial_row(trial: Trial, devices: list[dict[str, Any]]) -> dict[str, Any]:
             for r in warm
             if r.status == Status.OK
         ),
-        "decode_tokens_per_s": metrics.median(
-            metrics.decode_tokens_per_s(a.output_tokens, a.llm_calls, a.decode_s)
-            for a in warm_steps or cold_steps
-            if a.output_tokens and a.llm_calls and a.decode_s
-        ),
+        "decode_tokens_per_s": _decode_tokens_per_s(warm_steps or cold_steps),
+        "decode_limit_tokens_per_s": limit,
+        "bandwidth_share": metrics.bandwidth_share(warm_decode, limit) if warm_decode and limit else None,
+        "compile_s": max((w.compile_s for w in trial.workers if w.compile_s), default=None),
         "cold_overlap": metrics.overlap(_spans(cold_steps)),
         "warm_overlap": metrics.median(
             metrics.overlap(_spans([a for a in warm_steps if a.round == r.round])) for r in warm
@@ -333,6 +338,11 @@ def trial_row(trial: Trial, devices: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _compile_cache(record: Mapping[str, Any]) -> str:
+    """none | empty | filled: what the trial found compiled on disk, a part of its start state."""
+    return (record.get("compile_cache") or {}).get("state", "none")
+
+
 def _wall(anchor: Mapping[str, float]) -> str:
     """When the trial's zero was, in UTC."""
     at = anchor.get("zero_wall_s")
@@ -347,13 +357,35 @@ def _tokens(steps: Iterable[AgentRow]) -> int:
     return sum(a.output_tokens or 0 for a in steps)
 
 
+def _decode_tokens_per_s(steps: Iterable[AgentRow]) -> float | None:
+    """Median over the steps."""
+    return metrics.median(
+        metrics.decode_tokens_per_s(a.output_tokens, a.llm_calls, a.decode_s)
+        for a in steps
+        if a.output_tokens and a.llm_calls and a.decode_s
+    )
+
+
+def _decode_limit(trial: Trial, devices: Iterable[Mapping[str, Any]]) -> float | None:
+    """What the memory bandwidth of one copy's devices allows one agent, in tokens/s; None: not known."""
+    engine = ENGINES.get(trial.record["identity"]["engine"])
+    lives = Counter((w.attempt, w.worker, w.worker_life) for w in trial.workers)
+    together = max(lives.values(), default=1) if engine and engine.devices_together else 1
+    bandwidth = metrics.median(d["bandwidth_gb_s"] for d in devices if d["in_use"])
+    read_bytes = (trial.record.get("model") or {}).get("decode_bytes")
+    if bandwidth is None or not read_bytes:
+        return None
+    return metrics.decode_limit_tokens_per_s(together * bandwidth, read_bytes)
+
+
 def _spans(steps: Iterable[AgentRow]) -> list[metrics.Span]:
     return [(a.started_at_s, a.ended_at_s) for a in steps if None not in (a.started_at_s, a.ended_at_s)]
 
 
 def device_rows(trial: Trial) -> list[dict[str, Any]]:
     """One row per assigned device, from the first round's start to the last one's end: peaks and means of
-    memory (MiB) and utilisation (%), energy (J). A device without samples has empty readings, never zeros."""
+    memory (MiB) and utilisation (%), energy (J); and the copy bandwidth (GB/s) measured after the last one,
+    or why there is none. A device without samples has empty readings, never zeros."""
     rounds, rows = trial.rounds, []
     windows = {
         "all": _window(rounds),
@@ -365,9 +397,11 @@ def device_rows(trial: Trial) -> list[dict[str, Any]]:
         uuid = device["uuid"]
         seen = trial.gpu.of(uuid, *windows["all"])
         budget_mib = trial.record["spec"].get("memory_mib") or device["memory_mib"]
+        copied = (trial.record.get("bandwidth_gb_s") or {}).get(uuid) or {}
         rows.append(
             {
                 **trial.record["identity"],
+                "compile_cache": _compile_cache(trial.record),
                 "device_uuid": uuid,
                 "device_index": device.get("index"),
                 "device_kind": device.get("kind", ""),
@@ -383,6 +417,10 @@ def device_rows(trial: Trial) -> list[dict[str, Any]]:
                 "warm_util_mean_pct": _mean(trial.gpu.of(uuid, *windows["warm"]), "util_pct"),
                 "power_mean_w": _mean(seen, "power_w"),
                 "energy_j": _counted(seen["energy_j"]),
+                "bandwidth_gb_s": copied.get("median"),
+                "bandwidth_min_gb_s": copied.get("min"),
+                "bandwidth_max_gb_s": copied.get("max"),
+                "bandwidth_note": inert.excerpt(copied.get("why") or "", ERROR_CHARACTERS),
                 "samples": int(len(seen["t_at_s"])),
             }
         )
@@ -435,6 +473,7 @@ def attempt_rows(trial: Trial) -> list[dict[str, Any]]:
         rows.append(
             {
                 **trial.record["identity"],
+                "compile_cache": _compile_cache(trial.record),
                 "attempt": attempt,
                 "gpus_used": cold.gpus_used,
                 "status": status,
@@ -519,7 +558,7 @@ def build(manifest: Manifest) -> dict[str, pd.DataFrame]:
 
 def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
     """Metrics that no trial measured are columns of numbers still, all of them empty."""
-    wanted = [c for c in frame if c in metrics.METRICS or c.endswith(("_mib", "_pct", "_j", "_w"))]
+    wanted = [c for c in frame if c in metrics.METRICS or c.endswith(("_mib", "_pct", "_j", "_w", "_gb_s"))]
     return frame.astype(dict.fromkeys(wanted, float))
 
 

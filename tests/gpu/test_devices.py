@@ -32,7 +32,7 @@ CUDA_MIB = 1024
 # A process that holds CUDA_MIB on the GPU that it is pinned to, without torch.
 HOLDER = f"""
 import sys
-from crewbench.devices.ballast import Cuda
+from crewbench.devices.cuda import Cuda
 cuda = Cuda()
 assert cuda.take({CUDA_MIB} * 2**20)
 print(cuda.uuid, flush=True)

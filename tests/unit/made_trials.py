@@ -58,6 +58,34 @@ class Costs:
     budget_mib: float = 640.0
     tokens: int = 48
     hz: float = 5.0
+    gpu: bool = False
+    bandwidth_gb_s: float | None = None
+    decode_bytes: int = 50_000_000
+    compile_s: float = 0.0
+    compile_cache: str = "none"
+
+    def uuid(self, device: int) -> str:
+        return f"{'GPU' if self.gpu else 'slot'}-{device}"
+
+    @property
+    def record(self) -> dict:
+        """What trial.json says of this machine."""
+        rate = self.bandwidth_gb_s
+        copied = {
+            "min": rate and 0.99 * rate,
+            "median": rate,
+            "max": rate and 1.01 * rate,
+            "copies": 15 if rate else 0,
+            "copy_mib": 1024 if rate else 0,
+            "why": "" if rate else "a CPU slot has no memory of its own",
+        }
+        filled = self.compile_cache == "filled"
+        return {
+            "simulated_budget": not self.gpu,
+            "model": {"decode_bytes": self.decode_bytes},
+            "bandwidth_gb_s": {self.uuid(i): copied for i in range(8)},
+            "compile_cache": {"state": self.compile_cache, "files": 120 * filled, "mib": 3.5 * filled},
+        }
 
 
 @dataclass
@@ -84,7 +112,7 @@ def spec(cell: Cell, repeat: int, warm_rounds: int = 2, costs: Costs | None = No
         dtype="float32",
         output_length="fixed",
         output_tokens=costs.tokens,
-        device_kind="slot",
+        device_kind="gpu" if costs.gpu else "slot",
         device_count=cell.gpus,
         memory_mib=int(costs.budget_mib),
         sampler_hz=costs.hz,
@@ -144,7 +172,8 @@ def make_trial(
         "ooms.csv": [r for w in walks for r in w.ooms],
         "gpu.csv": list(_samples(cell, walks, clock, costs)),
     }
-    return write_trial(root, what, who, rows, taints=taints, order=order, texts=texts)
+    more = costs.record
+    return write_trial(root, what, who, rows, taints=taints, order=order, texts=texts, more=more)
 
 
 def write_trial(
@@ -156,10 +185,11 @@ def write_trial(
     taints: Iterable[str] = (),
     order: int = 0,
     texts: dict[str, str] | None = None,
+    more: dict | None = None,
 ) -> dict[str, str]:
     """Writes a trial's files from its rows, trial.json last, and gives its line of the manifest.
 
-    `texts` are what agents said; others say something harmless."""
+    `texts` are what agents said; others say something harmless. `more` is what trial.json says besides."""
     here = root / who.trial_id / what.spec8
     here.mkdir(parents=True)
     for name, row_type in FILES.items():
@@ -193,10 +223,10 @@ def write_trial(
         },
         "devices": [
             {
-                "uuid": f"slot-{i}",
+                "uuid": f"{'GPU' if what.device_kind == 'gpu' else 'slot'}-{i}",
                 "index": i,
-                "kind": "slot",
-                "name": "CPU slot",
+                "kind": what.device_kind,
+                "name": "Made GPU" if what.device_kind == "gpu" else "CPU slot",
                 "memory_mib": what.memory_mib,
             }
             for i in range(what.cell.gpus)
@@ -208,6 +238,7 @@ def write_trial(
         "sampler": {"samples": 100, "late": 1, "errors": 0},
         "pressure": {"cpu_some_s": 0.4, "memory_some_s": 0.0},
         "files": {n: hashlib.sha256((here / n).read_bytes()).hexdigest() for n in (*FILES, "outputs.jsonl")},
+        **(more or {}),
     }
     (here / "trial.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     return {"trial_id": who.trial_id, "spec8": what.spec8, "dir": str(here)}
@@ -251,6 +282,27 @@ def study_cells(agents: int = 8, start: str = "zygote") -> list[Cell]:
         Cell("hierarchical", 4, **one),
         Cell("parallel", 8, **{**one, "start": "process"}),
     ]
+
+
+def gpu_study(root: Path, repeats: int = 3) -> list[dict[str, str]]:
+    """Trials on GPUs whose memory copies at 4,300 GB/s: every start state of an engine that compiles, first
+    with nothing compiled on disk, and of one that does not. Limit: 4.3e12 / 14.5e9 = 297 tokens/s."""
+    lines, gpu = [], {"gpu": True, "bandwidth_gb_s": 4300.0, "decode_bytes": 14_500_000_000}
+    slow, fast = {"token_s": 0.025, **gpu}, {"token_s": 0.0075, **gpu}
+    for repeat in range(1, repeats + 1):
+        for start in ("disk", "process", "zygote"):
+            eager = [Cell(m, g, 8, "eager", start) for m, g in (("parallel", 8), ("parallel", 4))]
+            eager += [Cell("sequential", 1, 8, "eager", start)] if start == "zygote" else []
+            lines += [make_trial(root, cell, repeat, costs=Costs(**slow), warm_rounds=1) for cell in eager]
+            empty = start == "disk" or (start == "process" and repeat == 1)
+            found = (
+                {"compile_cache": "empty", "compile_s": 41.0}
+                if empty
+                else {"compile_cache": "filled", "compile_s": 9.0}
+            )
+            cell = Cell("parallel", 8, 8, "compiled", start)
+            lines.append(make_trial(root, cell, repeat, costs=Costs(**fast, **found), warm_rounds=1))
+    return lines
 
 
 def _attempt(what, deployment, number, clock, warm_rounds, costs, rng, fail) -> _Walk:
@@ -297,6 +349,7 @@ def _worker_row(
     cell = what.cell
     parts = (costs.spawn_s, costs.import_s[cell.start], costs.context_s, costs.load_s[cell.start])
     spawn, imports, context, load = (p * rng.uniform(0.95, 1.05) for p in parts)
+    compiling = costs.compile_s * rng.uniform(0.95, 1.05) if costs.compile_s else 0.0
     device = worker.devices[0]
     return WorkerRow(
         worker.name,
@@ -304,15 +357,15 @@ def _worker_row(
         number,
         worker.runner,
         pid=4000 + 10 * int(worker.name.removeprefix("worker") or 0) + life,
-        device_uuid=f"slot-{device}",
+        device_uuid=costs.uuid(device),
         device_index=device,
         spawned_at_s=clock,
         spawn_s=spawn,
         import_s=imports,
         context_s=context,
         load_s=load,
-        compile_s=0.0,
-        ready_at_s=clock + spawn + imports + context + load,
+        compile_s=compiling,
+        ready_at_s=clock + spawn + imports + context + load + compiling,
         cached_share=1.0,
         allocated_peak_mib=costs.copy_mib,
         predicted_mib=costs.copy_mib,
@@ -506,7 +559,7 @@ def _samples(cell: Cell, walks: list[_Walk], end: float, costs: Costs) -> Iterab
             work = sum(1 for d, a, b in busy if d == device and a <= t < b)
             yield GpuRow(
                 t,
-                f"slot-{device}",
+                costs.uuid(device),
                 device,
                 util_pct=100.0 * min(work, 1),
                 used_mib=used,

@@ -19,6 +19,15 @@ def weights_bytes(manifest: Manifest, dtype: str | None = None) -> int:
     return manifest.parameters * DTYPE_BYTES[dtype]
 
 
+def decode_bytes(manifest: Manifest, dtype: str | None = None) -> int:
+    """Bytes of weights that a dense model reads to decode one token of one sequence: all of them, but of an
+    input embedding that is not the output projection too only one row, which is left out."""
+    whole, a = weights_bytes(manifest, dtype), manifest.architecture
+    if a.get("tied_embeddings", True):
+        return whole
+    return whole - a["vocab_size"] * a["hidden_size"] * DTYPE_BYTES[dtype or manifest.dtype]
+
+
 def kv_bytes_per_token(architecture: Mapping[str, Any], dtype: str) -> int:
     """Bytes of KV cache for one token of one sequence.
 

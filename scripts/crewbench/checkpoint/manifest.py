@@ -42,7 +42,8 @@ _ARCHITECTURE = (
 class Manifest:
     """One checkpoint. `path` is its directory, relative to the manifest's own or absolute; `sha256` is over
     the sorted lines "<sha256>  <name>" of `files`, so it stands for every byte. `dtype` is that of the
-    weights, `architecture` what config.json says of the sizes that memory depends on.
+    weights, `architecture` what config.json says of the sizes that memory depends on, and whether the output
+    projection is the input embedding (`tied_embeddings`).
     """
 
     model_id: str
@@ -128,18 +129,22 @@ def describe(
         for name, digest in zip(names, hashes, strict=True)
     )
     config = _json(directory / "config.json")
-    tensors = [t for path in shards for t in _tensors(path)]
-    dtypes = sorted({dtype for dtype, _ in tensors})
+    tensors = {name: t for path in shards for name, t in _tensors(path).items()}
+    dtypes = sorted({dtype for dtype, _ in tensors.values()})
     return Manifest(
         model_id=model_id,
         kind=kind,
         path=path,
         sha256=hashlib.sha256("".join(f"{f['sha256']}  {f['name']}\n" for f in files).encode()).hexdigest(),
         files=files,
-        parameters=sum(math.prod(shape) for _, shape in tensors),
-        weights_bytes=sum(math.prod(shape) * _bytes_of(dtype) for dtype, shape in tensors),
+        parameters=sum(math.prod(shape) for _, shape in tensors.values()),
+        weights_bytes=sum(math.prod(shape) * _bytes_of(dtype) for dtype, shape in tensors.values()),
         dtype=_SAFETENSORS_DTYPES.get(dtypes[0], dtypes[0]) if len(dtypes) == 1 else "mixed",
-        architecture=_architecture(config),
+        # By what is stored: a config.json may leave the key out, and defaults differ between versions.
+        architecture={
+            **_architecture(config),
+            "tied_embeddings": not any(name.endswith("lm_head.weight") for name in tensors),
+        },
         random_weights=random_weights,
         source=dict(source),
     )
@@ -222,9 +227,10 @@ def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _tensors(path: Path) -> list[tuple[str, list[int]]]:
+def _tensors(path: Path) -> dict[str, tuple[str, list[int]]]:
+    """Type and shape of each tensor in a safetensors file, by its name."""
     header, _ = _header(path)
-    return [(t["dtype"], t["shape"]) for name, t in header.items() if name != "__metadata__"]
+    return {name: (t["dtype"], t["shape"]) for name, t in header.items() if name != "__metadata__"}
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:

@@ -8,18 +8,14 @@ through ctypes: torch would take ten seconds to import.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
-from uuid import UUID
 
 from crewbench.devices.companion import Companion, CompanionError, Post
+from crewbench.devices.cuda import PAGE, Cuda
 from crewbench.devices.inventory import Device, DeviceError, TooLittleMemory
 
 MIB = 2**20
-PAGE = 2 * MIB
-"""The driver hands out device memory in pages of this size."""
 START_S = 60.0
 
 
@@ -82,51 +78,6 @@ def ballasts(devices: Sequence[Device], budget_mib: float) -> Iterator[dict[str,
         yield held
 
 
-class Cuda:
-    """The few calls of the CUDA driver that a ballast needs. DeviceError with the driver's own words."""
-
-    OUT_OF_MEMORY = 2
-
-    def __init__(self) -> None:
-        try:
-            self._lib = ctypes.CDLL("libcuda.so.1")
-        except OSError as error:
-            raise DeviceError(f"no CUDA driver: {error}") from None
-        self._call("cuInit", ctypes.c_uint(0))
-        device, context = ctypes.c_int(), ctypes.c_void_p()
-        self._call("cuDeviceGet", ctypes.byref(device), ctypes.c_int(0))
-        number = (ctypes.c_ubyte * 16)()
-        self._call("cuDeviceGetUuid_v2", number, device)
-        self.uuid = str(UUID(bytes=bytes(number)))
-        """The device's, without the "GPU-" or "MIG-" that NVML puts before it."""
-        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
-        self._call("cuCtxSetCurrent", context)
-
-    def free(self) -> int:
-        """Bytes free on the card."""
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        self._call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
-        return free.value
-
-    def take(self, length: int) -> bool:
-        """Allocate so many bytes for as long as this process lives; False if there are none in one piece."""
-        pointer = ctypes.c_uint64()
-        code = self._lib.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(length))
-        if code not in (0, self.OUT_OF_MEMORY):
-            raise DeviceError(f"cuMemAlloc: {self._words(code)}")
-        return code == 0
-
-    def _call(self, name: str, *arguments: Any) -> None:
-        code = getattr(self._lib, name)(*arguments)
-        if code:
-            raise DeviceError(f"{name}: {self._words(code)}")
-
-    def _words(self, code: int) -> str:
-        text = ctypes.c_char_p()
-        self._lib.cuGetErrorString(ctypes.c_int(code), ctypes.byref(text))
-        return (text.value or b"unknown error").decode() + f" ({code})"
-
-
 def fill(cuda: Cuda, budget: int) -> None:
     """Take memory until at most `budget` bytes and one page are free, in as few pieces as can be had."""
     piece = None
@@ -135,7 +86,7 @@ def fill(cuda: Cuda, budget: int) -> None:
         piece = spare if piece is None else min(piece, spare)
         if piece < PAGE:
             return
-        if not cuda.take(piece):
+        if cuda.take(piece) is None:
             piece = piece // 2 // PAGE * PAGE
 
 

@@ -22,8 +22,10 @@ class EngineInfo:
     `one_device` why a copy may not be spread over several devices (empty: they may); `one_device_options`
     (option, value, why) the same of single options; `options` the variant options it takes;
     `device_kinds` what it runs on; `runners` what may hold it; `extra` what must be installed besides
-    (extras.py). `ready_s` and `speed` are rough and only for estimates: seconds from
-    loaded to ready, and tokens a second as a multiple of `eager`'s."""
+    (extras.py); `compile_cache` whether it compiles and keeps on disk what it compiled (compile_cache.py);
+    `devices_together` whether the devices that share a copy read it at the same time (tensor parallel) or in
+    turn (layers). `ready_s` and `speed` are rough and only for estimates: seconds from loaded to ready, and
+    tokens a second as a multiple of `eager`'s."""
 
     module: str
     cls: str
@@ -36,6 +38,8 @@ class EngineInfo:
     device_kinds: tuple[str, ...] = ("gpu", "slot")
     runners: tuple[str, ...] = ("process", "actor")
     extra: str = ""
+    compile_cache: bool = False
+    devices_together: bool = False
     ready_s: float = 0.0
     speed: float = 1.0
 
@@ -62,6 +66,7 @@ ENGINES: dict[str, EngineInfo] = {
         no_threads="CUDA graphs of torch.compile fail when threads share them (pytorch issue 123177)",
         one_device="torch.compile makes no CUDA graph of kernels on several devices",
         device_kinds=("gpu",),
+        compile_cache=True,
         ready_s=60.0,
         speed=5.0,
     ),

@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -18,10 +18,12 @@ from typing import Any
 from crewbench import modes, provenance
 from crewbench.checkpoint import files, footprint, manifest
 from crewbench.deployment import Deployment
-from crewbench.devices import nvml, sampler
+from crewbench.devices import bandwidth, nvml, sampler
 from crewbench.devices.ballast import Ballast, ballasts
-from crewbench.devices.inventory import DeviceError, list_devices
+from crewbench.devices.inventory import Device, DeviceError, list_devices
 from crewbench.devices.lease import lease
+from crewbench.engines import ENGINES, compile_cache
+from crewbench.engines.compile_cache import CompileCache
 from crewbench.execute.run import Bench, Records, execute
 from crewbench.execute.setup import Setup
 from crewbench.records import (
@@ -36,7 +38,7 @@ from crewbench.records import (
     write_csv,
 )
 from crewbench.runners import RUNNERS
-from crewbench.start import STARTS
+from crewbench.start import STARTS, Start
 from crewbench.trial import Spec
 
 MIB = 2**20
@@ -103,6 +105,8 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
             if not seen:
                 taints.append(f"memory of a failed attempt was not seen free within {MEMORY_FREE_S:.0f} s")
 
+        compiled = compiled_before(spec, start, model.model_id, leased.devices, host, scratch)
+        os.environ.update(compiled.environment)  # before the zygote and the workers, which inherit it
         runners = {name: _runner(name, setup) for name in _runners(attempts)}
         sampling = sampler.Sampler(
             path=out / "gpu.csv",
@@ -139,6 +143,8 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
             lost = [uuid for uuid, b in ballast.items() if not b.alive]
             sampled = sampling.stop([b.pid for b in ballast.values() if b.pid])
         pressure = provenance.pressure_since(before)
+        # No timer runs any more, and the devices are still this trial's.
+        copied = bandwidth.measured(leased.devices)
         if leased.shared_host:
             taints.append("another trial ran on this host at the same time")
         for runner in runners.values():
@@ -190,7 +196,10 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
                 "sha256": model.sha256,
                 "parameters": model.parameters,
                 "weights_bytes": model.weights_bytes,
+                "decode_bytes": footprint.decode_bytes(model, spec.dtype),
             },
+            "bandwidth_gb_s": copied,
+            "compile_cache": compiled.record(),
             "random_weights": model.random_weights,
             "lease_waited_s": leased.waited_s,
             "zygote_s": next((r.zygote_s for r in runners.values() if r.zygote_s is not None), None),
@@ -235,6 +244,24 @@ def _runners(attempts: Iterable[Deployment]) -> set[str]:
 def _runner(name: str, setup: Setup) -> Any:
     info = RUNNERS[name]
     return getattr(importlib.import_module(info.module), info.cls)(setup)
+
+
+def compiled_before(
+    spec: Spec, start: Start, model_id: str, devices: Sequence[Device], host: str, scratch: Path
+) -> CompileCache:
+    """What the trial's engine finds compiled, by the start state: nothing, or what earlier trials left."""
+    engine = ENGINES[spec.cell.engine]
+    if not engine.compile_cache:
+        return CompileCache(None)
+    if not start.keeps_compiled:
+        return compile_cache.at(scratch / "compiled")
+    options = {k: v for k, v in spec.cell.options.items() if k in engine.options}
+    kinds = sorted({d.name for d in devices})
+    # Another host's may have been compiled for another processor, and lie on another disk.
+    name = compile_cache.name(
+        spec.cell.engine, model_id, dtype=spec.dtype, options=options, devices=kinds, host=host
+    )
+    return compile_cache.at(compile_cache.KEPT / name)
 
 
 def refused(deployment: Deployment, spec: Spec, reason: str, at_s: float) -> Records:

@@ -144,9 +144,11 @@ def _lead(manifest: Manifest, trials: pd.DataFrame, kind: str) -> str:
 
 
 def _setting_words(setting: Mapping[str, Any]) -> str:
+    compiled = cells.compile_cache(setting)
     return (
         f"{setting['agents']} agents, {setting['engine']} engine, {setting['start']} start, "
-        f"variant {setting['variant']}, host {inert.excerpt(str(setting['host']), 60)}"
+        + (f"{compiled}, " if compiled else "")
+        + f"variant {setting['variant']}, host {inert.excerpt(str(setting['host']), 60)}"
     )
 
 
