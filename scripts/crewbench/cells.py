@@ -58,6 +58,19 @@ def searches(mode: str) -> bool:
     return len(_attempts(mode)) > 1
 
 
+def agents_per_device(cell: Cell) -> int | None:
+    """How many agents at most decode on one device at once; None for a mode that this version has not."""
+    if cell.mode not in MODES:
+        return None
+    deployment = list(MODES[cell.mode].attempts(cell))[-1]
+    at_once = dict.fromkeys(deployment.devices, 0)
+    for worker in deployment.workers:
+        steps = sum(worker.name in step.workers for step in deployment.steps)
+        for device in worker.devices:
+            at_once[device] += min(worker.concurrency, steps)
+    return max(at_once.values())
+
+
 def copies(mode: str) -> str:
     """ "each": a model copy for each agent, all resident at once; "one": a single resident copy; else ""."""
     for deployment in _attempts(mode)[-1:]:

@@ -18,12 +18,11 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from crewbench import cells, drawing, ladder, metrics, modes, palette, stats
+from crewbench import cells, drawing, ladder, metrics, palette, stats
 from crewbench.drawing import Canvas, Key, Sheet
 from crewbench.engines import ENGINES
 from crewbench.records import STAGES, Status
 from crewbench.start import STARTS
-from crewbench.trial import Cell
 from crewbench.words import ended, number, seconds
 
 if TYPE_CHECKING:
@@ -714,7 +713,7 @@ def engines(study: Study, canvas: Canvas) -> Drawn:
     rows = _engine_rows(known)
     varying = cells.varying(pd.DataFrame([cell for cell, _ in rows]), ("agents", "variant", "host"))
     labels = [f"{cell['engine']}: {study.label(cell, varying)}" for cell, _ in rows]
-    alone = [_on_one_device(cell) == 1 for cell, _ in rows]
+    alone = [_alone(group) for _, group in rows]
     headings = ["" if i and alone[i] == alone[i - 1] else _SHARING[alone[i]] for i in range(len(rows))]
     lines = drawing.Rows(labels, canvas, headings)
     compiled = _compiled_rows(trials, [cell for cell, _ in rows])
@@ -790,11 +789,15 @@ def _engine_rows(trials: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFram
     rank = [*ENGINES]
     rows.sort(
         key=lambda row: (
-            _on_one_device(row[0]) > 1,
+            not _alone(row[1]),
             rank.index(row[0]["engine"]) if row[0]["engine"] in rank else len(rank),
         )
     )
     return rows[:ROWS_MAX]
+
+
+def _alone(trials: pd.DataFrame) -> bool:
+    return bool((trials["agents_per_device"] <= 1).all())
 
 
 def _compiled_rows(trials: pd.DataFrame, shown: Sequence[Mapping[str, Any]]) -> list[tuple[str, pd.Series]]:
@@ -810,21 +813,6 @@ def _compiled_rows(trials: pd.DataFrame, shown: Sequence[Mapping[str, Any]]) -> 
             said = cells.compile_cache({"compile_cache": state})
             rows.append((", ".join(filter(None, [f"{name}: {start} start", said])), group["compile_s"]))
     return rows[:ROWS_MAX]
-
-
-def _on_one_device(cell: Mapping[str, Any]) -> int:
-    """How many agents at most decode on one device at once; 0 for a mode that this version has not."""
-    if cell["mode"] not in modes.MODES:
-        return 0
-    names = ("mode", "gpus", "agents", "engine", "start", "variant")
-    made = Cell(**{name: cell[name] for name in names})
-    deployment = list(modes.get(cell["mode"]).attempts(made))[-1]
-    at_once = dict.fromkeys(deployment.devices, 0)
-    for worker in deployment.workers:
-        steps = sum(worker.name in step.workers for step in deployment.steps)
-        for device in worker.devices:
-            at_once[device] += min(worker.concurrency, steps)
-    return max(at_once.values())
 
 
 def memory(study: Study, canvas: Canvas) -> Drawn:

@@ -40,6 +40,7 @@ from crewbench.records import (
     WorkerRow,
     columns,
 )
+from crewbench.trial import Cell
 
 OUTPUTS = "outputs.jsonl"
 IDENTITY = [f.name for f in fields(Identity)]
@@ -279,6 +280,7 @@ def trial_row(trial: Trial, devices: list[dict[str, Any]]) -> dict[str, Any]:
     device = (record.get("devices") or [{}])[0]
     return {
         **record["identity"],
+        "agents_per_device": cells.agents_per_device(Cell(**record["spec"]["cell"])),
         "compile_cache": _compile_cache(record),
         "compile_cache_files": compiled.get("files"),
         "compile_cache_mib": compiled.get("mib"),

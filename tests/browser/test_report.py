@@ -52,6 +52,17 @@ def html(tmp_path_factory) -> Path:
                     texts={"product_manager": nasty},
                 )  # fmt: skip
             )
+    return page_of(lines, root)
+
+
+@pytest.fixture(scope="module")
+def gpus(tmp_path_factory) -> Path:
+    """Two engines on GPUs whose memory bandwidth is known, from every start state."""
+    root = tmp_path_factory.mktemp("gpus")
+    return page_of(made_trials.gpu_study(root / "trials"), root)
+
+
+def page_of(lines: list[dict[str, str]], root: Path) -> Path:
     manifest = tables.read_manifest(made_trials.write_manifest(root, lines))
     built = tables.build(manifest)
     figures.write(figures.Study(built, {}), root / "figures", png_dpi=40)
@@ -76,7 +87,7 @@ def opened(browser, html):
     """Opens the page; gives it with what it asked for and what it complained about."""
     contexts = []
 
-    def one(width: int, scheme: str = "light", scripts: bool = True):
+    def one(width: int, scheme: str = "light", scripts: bool = True, file: Path = html):
         context = browser.new_context(
             viewport={"width": width, "height": 800}, color_scheme=scheme, java_script_enabled=scripts
         )
@@ -86,7 +97,7 @@ def opened(browser, html):
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
-        page.goto(html.as_uri())
+        page.goto(file.as_uri())
         page.wait_for_load_state("networkidle")
         return page, asked, said
 
@@ -145,8 +156,9 @@ def test_text_in_figures_is_large_enough_on_a_phone(opened):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_no_text_of_a_figure_is_cut_off(opened, width):
-    page, _, _ = opened(width)
+@pytest.mark.parametrize("study", ["html", "gpus"])
+def test_no_text_of_a_figure_is_cut_off(opened, width, study, request):
+    page, _, _ = opened(width, file=request.getfixturevalue(study))
     cut = page.evaluate(
         """[...document.querySelectorAll('figure svg')].filter(s => s.checkVisibility()).flatMap(svg => {
              const frame = svg.getBoundingClientRect();
@@ -158,6 +170,22 @@ def test_no_text_of_a_figure_is_cut_off(opened, width):
            })"""
     )
     assert cut == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_two_texts_of_the_ladder_or_the_engines_lie_on_each_other(opened, gpus, width):
+    page, _, _ = opened(width, file=gpus)
+    meet = page.evaluate(
+        """[...document.querySelectorAll('#figure-starts svg, #figure-engines svg')]
+             .filter(s => s.checkVisibility()).flatMap(svg => {
+               const texts = [...svg.querySelectorAll('text')].map(
+                 t => [t.textContent, t.getBoundingClientRect()]);
+               return texts.flatMap(([one, a], i) => texts.slice(i + 1).filter(([_, b]) =>
+                 a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 3 && b.top < a.bottom - 3
+               ).map(([other]) => `${one} / ${other}`));
+             })"""
+    )
+    assert meet == []
 
 
 def test_dark_is_dark_and_figures_follow(opened):

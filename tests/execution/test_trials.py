@@ -38,6 +38,17 @@ def test_a_trials_json_vouches_for_its_files_and_names_its_spec(results, mode):
 
 
 @pytest.mark.parametrize("mode", EVERY_MODE)
+def test_what_slots_do_not_have_is_empty_and_says_why(results, mode):
+    trial = results[mode].trial
+    assert {d["uuid"] for d in trial["devices"]} == set(trial["bandwidth_gb_s"])
+    for copied in trial["bandwidth_gb_s"].values():
+        assert (copied["median"], copied["why"]) == (None, "a CPU slot has no memory of its own")
+    assert trial["compile_cache"]["state"] == "none"
+    # All weights but the input embedding, of which a token reads one row.
+    assert 0 < trial["model"]["decode_bytes"] < trial["model"]["weights_bytes"]
+
+
+@pytest.mark.parametrize("mode", EVERY_MODE)
 def test_the_files_have_exactly_the_contracts_columns(results, mode):
     for name, row_type in FILES.items():
         header = (results[mode].dir / name).read_text().splitlines()[0]

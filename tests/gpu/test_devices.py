@@ -307,6 +307,36 @@ def test_an_out_of_memory_is_cudas_own_and_becomes_data(device):
     assert oom.holders[ballast_pid] == pytest.approx(ballast_mib, rel=0.02)
 
 
+# ---- bandwidth
+
+
+def test_the_memory_bandwidth_is_measured_and_all_memory_comes_back(device):
+    from crewbench.devices import bandwidth, nvml
+
+    before = free_mib(device)
+    began = time.monotonic()
+    found = bandwidth.measured([device])[device.uuid]
+    print(f"{found} in {time.monotonic() - began:.2f} s")
+    assert (found["why"], found["copies"], found["copy_mib"]) == ("", bandwidth.COPIES, 1024)
+    # Between a small card's and what no card of today reaches.
+    assert 100 < found["min"] <= found["median"] <= found["max"] < 20_000
+    assert found["max"] < 1.1 * found["min"]
+    assert nvml.wait_until_free({device.uuid: before}, deadline_s=60)
+
+
+def test_under_a_ballast_the_bandwidth_is_measured_with_what_is_left(device):
+    from crewbench.devices import bandwidth
+    from crewbench.devices.ballast import ballasts
+
+    whole = bandwidth.measured([device])[device.uuid]
+    with ballasts([device], 1536):
+        found = bandwidth.measured([device])[device.uuid]
+    print(found)
+    assert found["why"] == ""
+    assert 256 <= found["copy_mib"] < 768  # its own context takes some of it
+    assert found["median"] == pytest.approx(whole["median"], rel=0.1)
+
+
 # ---- checkpoint
 
 

@@ -1,10 +1,13 @@
 """Engines on a real GPU, on the tiny checkpoint in bfloat16."""
 
+import json
+import os
+import subprocess
 import sys
 
 import pytest
 
-from study import SCRIPTS, run
+from study import SCRIPTS, Study, run
 
 pytestmark = pytest.mark.gpu
 TOKENS = 48
@@ -88,3 +91,51 @@ def test_a_copy_on_two_gpus_lies_on_both_and_chooses_what_one_gpu_finds_best_or_
     for completion in two:
         assert len(completion.output_ids) == TOKENS
         assert completion.output_ids == one[0].output_ids or widest_gap(alone, completion) < 0.5
+
+
+LOADS = """
+import json, sys
+from crewbench.engines import create
+from crewbench.engines.account import CountedByDevice
+engine = create("compiled", path=sys.argv[1], dtype="bfloat16", devices=["cuda:0"], length="fixed", tokens=8,
+                account=CountedByDevice(), cache_tokens=256)
+print(json.dumps(engine.load().compile_s))
+"""
+
+
+def test_a_second_process_finds_what_the_first_one_compiled(checkpoint, tmp_path):
+    from crewbench.engines import compile_cache
+
+    took, found = [], []
+    for _ in range(2):
+        cache = compile_cache.at(tmp_path / "kept")
+        found.append(cache.record() | {"now": cache.files})
+        environment = {**os.environ, **cache.environment, "PYTHONPATH": str(SCRIPTS)}
+        command = [sys.executable, "-c", LOADS, str(checkpoint)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        took.append(json.loads(done.stdout.splitlines()[-1]))
+    after = compile_cache.at(tmp_path / "kept")
+    print(f"compile_s empty {took[0]:.1f}, filled {took[1]:.1f}; {after.files} files, {after.mib:.1f} MiB")
+    assert [f["state"] for f in found] == ["empty", "filled"]
+    assert found[1]["now"] > 0
+    assert after.files == found[1]["now"]  # the second added nothing: it found all
+
+
+def test_a_trial_says_what_it_found_compiled_and_how_fast_memory_was(tmp_path):
+    runs = [{"mode": "sequential", "agents": 1, "engine": "compiled", "start": ["disk", "process"]}]
+    model = {"kind": "synthetic", "shape": "tiny", "dtype": "bfloat16"}
+    study = Study(
+        tmp_path / "s",
+        {"repeats": 2, "warm_rounds": 1, "model": model, "devices": {"kind": "gpu"}, "runs": runs},
+    )
+    trials = {name: study.run(name).trial for name in sorted(study.trials)}
+    states = {name: trial["compile_cache"]["state"] for name, trial in trials.items()}
+    print(states)
+    assert [s for name, s in states.items() if "__disk__" in name] == ["empty", "empty"]
+    assert [s for name, s in states.items() if "__process__" in name] == ["empty", "filled"]
+    for trial in trials.values():
+        (copied,) = trial["bandwidth_gb_s"].values()
+        assert copied["why"] == "" and copied["median"] > 100
+        assert 0 < trial["model"]["decode_bytes"] < trial["model"]["weights_bytes"]
+        assert trial["sampler"]["errors"] == 0 and not trial["taints"]

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jinja2
@@ -202,6 +203,21 @@ def test_the_cache_grows_by_the_predicted_bytes_a_token(model, tokenizer, built)
     assert footprint.predicted_mib(described, tokens, 3, 500) == pytest.approx(
         (described.weights_bytes + 3 * held) / 2**20 + 500
     )
+
+
+def test_a_token_reads_all_weights_but_the_input_embedding(built):
+    described = manifest.load(built)
+    sizes = described.architecture
+    embedding = 4 * sizes["vocab_size"] * sizes["hidden_size"]
+    assert sizes["tied_embeddings"] is False
+    assert footprint.decode_bytes(described) == described.weights_bytes - embedding
+    assert footprint.decode_bytes(described, "bfloat16") * 2 == footprint.decode_bytes(described)
+
+
+def test_an_embedding_that_is_the_output_projection_too_is_read_whole(built):
+    described = manifest.load(built)
+    tied = replace(described, architecture={**described.architecture, "tied_embeddings": True})
+    assert footprint.decode_bytes(tied) == described.weights_bytes
 
 
 def test_a_7b_copy_is_predicted_as_known():

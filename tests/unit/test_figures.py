@@ -43,6 +43,13 @@ def study(tmp_path_factory) -> figures.Study:
 
 
 @pytest.fixture(scope="module")
+def gpus(tmp_path_factory) -> figures.Study:
+    """Two engines on GPUs whose memory bandwidth is known, from every start state."""
+    root = tmp_path_factory.mktemp("gpus")
+    return study_of(made_trials.gpu_study(root / "trials"), root)
+
+
+@pytest.fixture(scope="module")
 def written(study, tmp_path_factory):
     out = tmp_path_factory.mktemp("figures")
     figures.write(study, out, png_dpi=40)
@@ -62,6 +69,13 @@ def draw(study):
     for each in drawn:
         if each.figure:
             drawing.close(each.figure)
+
+
+def drawings(written):
+    """The SVG files of figures that show something."""
+    index = json.loads((written / "figures.json").read_text())
+    names = [entry["name"] for entry in index if not entry["missing"]]
+    return [written / f"{name}{suffix}.svg" for name in names for suffix in ("", "-narrow")]
 
 
 def texts(drawn) -> list[str]:
@@ -121,9 +135,67 @@ def test_scaling_shows_where_it_failed_and_its_threshold(draw):
     assert "2 slots: out of memory (3 of 3)" in drawn.description
 
 
-def test_start_states_stand_side_by_side_with_the_resident_round(draw):
-    labels = [t for t in texts(draw(figures.starts)) if t.startswith("Parallel, 8 slots")]
-    assert labels == [f"Parallel, 8 slots: {s}" for s in ("process", "zygote", "resident")]
+def test_the_ladder_has_every_start_state_down_to_the_resident_round(draw):
+    rungs = ("disk", "process", "zygote", "resident")
+    drawn = draw(figures.starts)
+    assert [t for t in texts(drawn) if t in rungs] == [*rungs, *rungs]
+    assert texts(drawn).count("not run") == 2
+    assert "The zygote's own start took 5.50 s (median) and is not counted." in drawn.caption
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_what_a_start_state_costs_over_the_next_is_named_and_paired(study, draw, narrow):
+    trials = study.tables["trials"].query("mode == 'parallel' and gpus == 8").set_index("repeat")
+    more = trials.query("start == 'process'")["cold_s"] - trials.query("start == 'zygote'")["cold_s"]
+    drawn = draw(figures.starts, Canvas(narrow))
+    assert f"+{more.median():.2f} s over zygote" in texts(drawn)
+    assert f"+{more.median():.2f} s over zygote (paired by repeat: +{more.min():.2f}" in drawn.description
+
+
+def test_every_trial_is_a_point_of_the_ladder(gpus, draw):
+    first_token, makespan = draw(figures.starts, of=gpus).figure.axes
+    worked = gpus.tables["trials"].query("mode == 'parallel'")
+    resident = 3 * 3  # the warm rounds of each ladder's zygote trials
+    for axes in (first_token, makespan):
+        assert sum(len(c.get_offsets()) for c in axes.collections) == len(worked) + resident
+
+
+def test_what_lay_compiled_is_part_of_a_rungs_name(gpus, draw):
+    drawn = draw(figures.starts, of=gpus)
+    for name in ("disk, compile cache empty", "process, compile cache empty", "zygote, compile cache filled"):
+        assert texts(drawn).count(name) == 2
+    assert any(t.endswith("s over zygote (cache filled)") for t in texts(drawn))
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_every_engine_stands_beside_the_bandwidth_limit(gpus, draw, narrow):
+    drawn = draw(figures.engines, Canvas(narrow), of=gpus)
+    said = texts(drawn)
+    assert said.index("an agent has its device alone") < said.index("compiled: Parallel, 8 GPUs")
+    assert said.index("agents share a device, and its bandwidth") < said.index("eager: Parallel, 4 GPUs")
+    share = (
+        gpus.tables["trials"].query("engine == 'compiled' and start == 'zygote'")["bandwidth_share"].median()
+    )
+    assert any(re.fullmatch(rf"[\d.]+ \({100 * share:.0f} %\)", t) for t in said)
+    assert "of 297 tokens/s" in drawn.description
+    limits = [line for line in drawn.figure.axes[0].lines if set(line.get_xdata()) == {4300 / 14.5}]
+    assert len(limits) == 4
+
+
+def test_compiling_stands_below_by_what_was_found_compiled(gpus, draw):
+    drawn = draw(figures.engines, of=gpus)
+    assert [t for t in texts(drawn) if t.startswith("compiled: ") and "start" in t] == [
+        "compiled: disk start, compile cache empty",
+        "compiled: process start, compile cache empty",
+        "compiled: process start, compile cache filled",
+        "compiled: zygote start, compile cache filled",
+    ]
+
+
+def test_an_engine_without_a_known_limit_says_why_in_a_line(draw):
+    drawn = draw(figures.engines)
+    assert drawn.figure is None
+    assert drawn.missing == "no device's memory bandwidth is known: a CPU slot has no memory of its own"
 
 
 def test_memory_has_one_point_per_trial_and_device(study, draw):
@@ -159,7 +231,7 @@ def test_memory_of_slots_is_called_simulated_wherever_it_shows(draw, narrow):
 
 
 def test_a_figure_that_stands_alone_says_that_weights_are_random(written):
-    for file in written.glob("*.svg"):
+    for file in drawings(written):
         if not file.stem.endswith("-narrow"):
             assert "not language" in file.read_text(), file.name
 
@@ -209,7 +281,7 @@ def test_samples_that_were_lost_are_not_drawn_as_zero(study, draw):
 
 
 def test_svg_is_xml_with_a_title_a_description_and_text_as_text(written):
-    for file in written.glob("*.svg"):
+    for file in drawings(written):
         root = ET.fromstring(file.read_text())
         assert root.get("role") == "img"
         assert root.find(f"{SVG}title").text

@@ -37,6 +37,18 @@ def test_one_token_has_no_decode_rate():
     assert metrics.decode_tokens_per_s(1, 1, 0.5) is None
 
 
+def test_decoding_is_bounded_by_how_fast_the_weights_can_be_read():
+    # 4.3 TB/s over 14.5 GB of weights: 296.55 tokens/s.
+    assert metrics.decode_limit_tokens_per_s(4300.0, 14_500_000_000) == pytest.approx(296.5517)
+    assert metrics.decode_limit_tokens_per_s(4300.0, 0) is None
+    assert metrics.decode_limit_tokens_per_s(0.0, 100) is None
+
+
+def test_the_share_of_the_bandwidth_limit_is_the_rate_over_it():
+    assert metrics.bandwidth_share(135.0, 300.0) == 0.45
+    assert metrics.bandwidth_share(135.0, 0.0) is None
+
+
 def test_crew_throughput_is_tokens_over_the_makespan():
     assert metrics.crew_tokens_per_s(256, 8.0) == 32.0
     assert metrics.crew_tokens_per_s(256, 0.0) is None

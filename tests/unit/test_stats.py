@@ -96,3 +96,7 @@ def test_intervals_cover_the_truth_as_often_as_they_claim(n):
         covered += found.low <= math.e <= found.high
     low, high = binom.interval(0.99, studies, stats.CONFIDENCE)
     assert low <= covered <= high
+
+
+def test_differences_are_taken_within_a_block_that_both_have():
+    assert stats.differences({1: 5.0, 2: 7.0, 3: 9.0}, {2: 3.0, 3: 10.0, 4: 1.0}) == {2: 4.0, 3: -1.0}

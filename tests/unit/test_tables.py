@@ -184,6 +184,105 @@ def test_a_device_without_samples_is_empty_and_not_zero(tmp_path):
     assert built["trials"][["peak_mib", "util_pct", "energy_j"]].isna().all(axis=None)
 
 
+# Memory bandwidth and what lay compiled -----------------------------------------------------------
+
+GPU = {"gpu": True, "bandwidth_gb_s": 4300.0, "decode_bytes": 14_500_000_000}
+
+
+def tables_of(lines: list[dict[str, str]], root: Path) -> dict[str, pd.DataFrame]:
+    return tables.build(tables.read_manifest(made_trials.write_manifest(root, lines)))
+
+
+def bandwidth_trial(root: Path, rates: list[float | None], copies: int = 2) -> dict[str, pd.DataFrame]:
+    """Two agents of 21 tokens that decode for 0.5 s, cold, and for 0.2 s and 0.25 s, warm."""
+    cell = Cell("parallel", len(rates), **ONE)
+    rows = {
+        "rounds.csv": [a_round(0, 0.0, 3.0), a_round(1, 3.0, 5.0)],
+        "agents.csv": [
+            agent(0, "agent0", 1.0, 3.0),
+            agent(0, "agent1", 1.0, 3.0),
+            agent(1, "agent0", 3.0, 5.0, decode_s=0.2),
+            agent(1, "agent1", 3.0, 5.0, decode_s=0.25),
+        ],
+        "workers.csv": [
+            WorkerRow(f"worker{i % copies}", 0, 1, "process", device_uuid=f"slot-{i}", device_index=i)
+            for i in range(len(rates))
+        ],
+    }
+    why = {None: "no CUDA driver"}
+    copied = {
+        f"slot-{i}": {
+            "min": rate and rate - 10,
+            "median": rate,
+            "max": rate and rate + 10,
+            "why": why.get(rate, ""),
+        }
+        for i, rate in enumerate(rates)
+    }
+    more = {"bandwidth_gb_s": copied, "model": {"decode_bytes": 10_000_000_000}}
+    what, who = made_trials.spec(cell, 1), made_trials.identity(cell, 1)
+    return tables_of([made_trials.write_trial(root, what, who, rows, more=more)], root)
+
+
+def test_the_limit_of_decoding_is_the_bandwidth_over_the_weights_that_a_token_reads(tmp_path):
+    row = bandwidth_trial(tmp_path, [3000.0, 4000.0])["trials"].iloc[0]
+    # Median of the devices 3500 GB/s over 10 GB; the agents decode 20 tokens in 0.2 s and in 0.25 s.
+    assert row["decode_limit_tokens_per_s"] == pytest.approx(350.0)
+    assert row["decode_tokens_per_s"] == pytest.approx((100 + 80) / 2)
+    assert row["bandwidth_share"] == pytest.approx(90 / 350)
+
+
+def test_devices_have_their_bandwidth_or_why_there_is_none(tmp_path):
+    devices = bandwidth_trial(tmp_path, [3000.0, None])["devices"].set_index("device_uuid")
+    names = ["bandwidth_min_gb_s", "bandwidth_gb_s", "bandwidth_max_gb_s"]
+    assert list(devices.loc["slot-0", names]) == [2990.0, 3000.0, 3010.0]
+    assert devices.loc["slot-1", names].isna().all()
+    assert list(devices["bandwidth_note"]) == ["", "no CUDA driver"]
+
+
+def test_without_a_bandwidth_the_share_is_empty(tmp_path):
+    row = bandwidth_trial(tmp_path, [None])["trials"].iloc[0]
+    assert row[["decode_limit_tokens_per_s", "bandwidth_share"]].isna().all()
+    assert row["decode_tokens_per_s"] == pytest.approx(90.0)
+
+
+def test_devices_that_read_a_copy_together_have_the_limit_of_their_sum(tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from crewbench.engines import ENGINES
+
+    in_turn = bandwidth_trial(tmp_path / "a", [4000.0, 4000.0], copies=1)["trials"].iloc[0]
+    monkeypatch.setitem(ENGINES, "eager", replace(ENGINES["eager"], devices_together=True))
+    together = bandwidth_trial(tmp_path / "b", [4000.0, 4000.0], copies=1)["trials"].iloc[0]
+    assert in_turn["decode_limit_tokens_per_s"] == pytest.approx(400.0)
+    assert together["decode_limit_tokens_per_s"] == pytest.approx(800.0)
+
+
+def test_the_summary_has_the_shares_median_and_range(tmp_path):
+    cell = Cell("sequential", 1, **ONE)
+    costs = [made_trials.Costs(token_s=t, **GPU) for t in (0.01, 0.02, 0.04)]
+    lines = [made_trials.make_trial(tmp_path, cell, r, costs=c) for r, c in enumerate(costs, 1)]
+    row = metric(tables_of(lines, tmp_path)["summary"], "bandwidth_share")
+    # 100, 50 and 25 of 296.55 tokens/s, within the 3 % that the made-up machine varies by.
+    assert row["max"] == pytest.approx(0.337, rel=0.05)
+    assert row["median"] == pytest.approx(0.169, rel=0.05)
+    assert row["min"] == pytest.approx(0.084, rel=0.05)
+
+
+def test_trials_that_found_other_things_compiled_are_other_start_states(tmp_path):
+    cell = Cell("parallel", 2, 2, "compiled", "process")
+    empty = made_trials.Costs(compile_s=40.0, compile_cache="empty", **GPU)
+    filled = made_trials.Costs(compile_s=10.0, compile_cache="filled", **GPU)
+    lines = [made_trials.make_trial(tmp_path, cell, r, costs=empty if r == 1 else filled) for r in (1, 2, 3)]
+    built = tables_of(lines, tmp_path)
+    assert list(built["trials"]["compile_cache"]) == ["empty", "filled", "filled"]
+    assert list(built["trials"]["compile_cache_files"]) == [0, 120, 120]
+    by_state = built["summary"].query("metric == 'compile_s'").set_index("compile_cache")
+    assert list(by_state.loc[["empty", "filled"], "n"]) == [1, 2]
+    assert by_state.loc["empty", "median"] == pytest.approx(40, rel=0.06)
+    assert by_state.loc["filled", "median"] == pytest.approx(10, rel=0.06)
+
+
 # What the files must be --------------------------------------------------------------------------
 
 

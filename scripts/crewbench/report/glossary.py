@@ -17,6 +17,16 @@ GLOSSARY = (
         "What round 0 starts from: disk (new process, weights not in the page cache), process (new process, "
         "weights in the page cache), zygote (forked from a process that has done the imports).",
     ),
+    (
+        "compile cache",
+        "What an engine that compiles found compiled on disk before its trial: empty or filled. A part of "
+        "the start state.",
+    ),
+    (
+        "bandwidth limit",
+        "What one agent's decoding cannot exceed: bytes that the device's memory moves in a second, measured "
+        "after the trial, over the bytes of weights that a token reads.",
+    ),
     ("makespan", "From the start of a round to its last answer, in seconds."),
     ("stages", "Disjoint parts of a makespan along its critical path: " + ", ".join(STAGES) + "."),
     ("attempt", "One try of a mode that has several; auto-expansion adds a device after an out-of-memory."),

@@ -1,0 +1,96 @@
+"""What lay compiled before a trial: found by the start state, counted, and named in the record."""
+
+import pytest
+
+import made_trials
+from crewbench.devices.inventory import Device
+from crewbench.engines import ENGINES, compile_cache
+from crewbench.engines.compile_cache import CompileCache
+from crewbench.execute.host import compiled_before
+from crewbench.start import STARTS
+from crewbench.trial import Cell
+
+GPU = Device("GPU-1", 0, "gpu", "a card", 1024.0)
+
+
+@pytest.fixture
+def before(tmp_path, monkeypatch):
+    """What a trial of that start state finds, each with a scratch directory of its own."""
+    monkeypatch.chdir(tmp_path)
+    count = iter(range(100))
+
+    def find(start, engine="compiled", host="box", device=GPU, **options) -> CompileCache:
+        spec = made_trials.spec(Cell("parallel", 1, 1, engine, start, options=options), 1)
+        scratch = tmp_path / f"scratch{next(count)}"
+        scratch.mkdir()
+        return compiled_before(spec, STARTS[start], "tiny-1", [device], host, scratch)
+
+    return find
+
+
+def compile_something(cache: CompileCache) -> None:
+    place = cache.directory / "inductor" / "fxgraph"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "graph").write_bytes(b"x" * 2**20)
+
+
+def test_from_disk_every_trial_finds_nothing_compiled(before):
+    first = before("disk")
+    compile_something(first)
+    again = before("disk")
+    assert (first.state, again.state) == ("empty", "empty")
+    assert again.directory != first.directory
+
+
+@pytest.mark.parametrize("start", ["process", "zygote"])
+def test_other_start_states_find_what_the_trials_before_them_left(before, start):
+    first = before("process")
+    assert first.state == "empty"
+    compile_something(first)
+    then = before(start)
+    assert (then.state, then.files, then.mib) == ("filled", 1, 1.0)
+    assert then.directory == first.directory
+
+
+def test_the_record_says_what_was_found_and_what_was_added(before):
+    cache = before("process")
+    compile_something(cache)
+    record = cache.record()
+    assert (record["state"], record["files"], record["files_after"]) == ("empty", 0, 1)
+    assert (record["mib"], record["mib_after"]) == (0.0, 1.0)
+    assert record["directory"].startswith("compiled-tiny-1-")
+
+
+def test_locks_are_not_compiled_code(before):
+    cache = before("process")
+    (cache.directory / "locks").mkdir()
+    (cache.directory / "locks" / "graph.lock").touch()
+    assert before("process").state == "empty"
+
+
+def test_what_compiled_code_depends_on_names_its_directory(before):
+    other_card = Device("GPU-9", 1, "gpu", "another card", 1024.0)
+    places = [
+        before("process"),
+        before("process", host="other"),
+        before("process", device=other_card),
+        before("process", cache_tokens=512),
+    ]
+    assert len({p.directory for p in places}) == 4
+    same_kind = Device("GPU-2", 1, "gpu", "a card", 1024.0)
+    assert before("process", device=same_kind).directory == places[0].directory
+
+
+def test_an_engine_that_compiles_nothing_has_no_cache_and_no_directory(before, tmp_path):
+    assert not ENGINES["eager"].compile_cache
+    cache = before("process", engine="eager")
+    assert (cache.state, cache.environment, cache.record()["files_after"]) == ("none", {}, 0)
+    assert not (tmp_path / compile_cache.KEPT).exists()
+
+
+def test_torch_is_told_where_by_its_own_variables(before):
+    cache = before("zygote")
+    told = cache.environment
+    assert told["TORCHINDUCTOR_CACHE_DIR"] == f"{cache.directory}/inductor"
+    assert told["TRITON_CACHE_DIR"] == f"{cache.directory}/triton"
+    assert cache.directory.is_absolute()
