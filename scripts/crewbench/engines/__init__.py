@@ -89,6 +89,7 @@ ENGINES: dict[str, EngineInfo] = {
         options=("prefix_cache", "enforce_eager"),
         device_kinds=("gpu",),
         runners=("server",),
+        devices_together=True,
         ready_s=120.0,
         speed=10.0,
         extra="vllm",
