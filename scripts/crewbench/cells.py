@@ -102,7 +102,7 @@ def compile_cache(row: Row) -> str:
     return "" if row["compile_cache"] == "none" else f"compile cache {row['compile_cache']}"
 
 
-def varying(rows: pd.DataFrame, names: Iterable[str] = (*CELL, "compile_cache", "host")) -> list[str]:
+def varying(rows: pd.DataFrame, names: Iterable[str] = (*CELL, "host")) -> list[str]:
     """Those of the columns that have more than one value."""
     return [n for n in names if rows[n].nunique() > 1]
 

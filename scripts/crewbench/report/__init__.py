@@ -96,7 +96,7 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
         "device": device,
         "headline": _table(here, cells.common_workload(cells.only(trials, setting)), kind, ()),
         "headings": _headings(device),
-        "elsewhere": _table(elsewhere, None, kind, cells.varying(tables["summary"])),
+        "elsewhere": _table(elsewhere, None, kind, _varying(tables["summary"])),
         "figures": [f for f in drawn if f not in timelines],
         "timelines": timelines,
         "failed_trials": _failed_trials(trials, tables["agents"]),
@@ -141,6 +141,10 @@ def _lead(manifest: Manifest, trials: pd.DataFrame, kind: str) -> str:
         f"model {inert.excerpt(str(model), 60)}: "
         f"{count(len(trials), 'trial')} on {count(hosts, 'host')}" + (f", from {when}." if when else ".")
     )
+
+
+def _varying(summary: pd.DataFrame) -> list[str]:
+    return cells.varying(summary, (*cells.CELL, "compile_cache", "host"))
 
 
 def _setting_words(setting: Mapping[str, Any]) -> str:
