@@ -67,7 +67,7 @@ def test_a_new_file_among_the_measuring_code_is_another_hash(copy):
     assert code_hash.code_hash(TRIAL, copy) != before
 
 
-@pytest.mark.parametrize("name", ["figures.py", "tables.py", "config.py", "modes/shared.py"])
+@pytest.mark.parametrize("name", ["figures/starting.py", "tables.py", "config.py", "modes/shared.py"])
 def test_what_does_not_measure_is_not_in_the_hash(copy, name):
     before = code_hash.code_hash(TRIAL, copy)
     path = copy / "crewbench" / name
@@ -103,7 +103,7 @@ def test_what_is_named_as_not_measuring_exists():
     ("script", "files_seen"),
     [
         ("tables", {"crewbench/tables.py", "crewbench/records.py"}),
-        ("figures", {"crewbench/figures.py", "crewbench/tables.py"}),
+        ("figures", {"crewbench/figures/starting.py", "crewbench/tables.py"}),
         ("report", {"crewbench/report/__init__.py"}),
     ],
 )
@@ -129,6 +129,6 @@ def test_the_reports_templates_are_hashed_with_it(copy):
 
 def test_an_edited_figure_leaves_the_tables_alone(copy):
     before = code_hash.script_hash("tables", copy)
-    path = copy / "crewbench/figures.py"
+    path = copy / "crewbench/figures/starting.py"
     path.write_text(path.read_text() + "\nADDED = 1\n")
     assert code_hash.script_hash("tables", copy) == before

@@ -12,6 +12,7 @@ import pytest
 import made_trials
 from crewbench import cells, drawing, figures, palette, tables
 from crewbench.drawing import Canvas
+from crewbench.figures.study import ROWS_MAX
 from crewbench.records import STAGES, Status
 from crewbench.trial import Cell
 
@@ -326,7 +327,7 @@ def test_many_cells_are_cut_to_what_can_be_read(tmp_path, study, draw):
     many = [trials.assign(gpus=g, trial_id=trials["trial_id"] + f"-{g}") for g in range(1, 40)]
     crowded = figures.Study({**study.tables, "trials": pd.concat(many)}, {})
     labels = [t for t in texts(draw(figures.cold_warm, of=crowded)) if "slot" in t]
-    assert len(labels) == figures.ROWS_MAX
+    assert len(labels) == ROWS_MAX
 
 
 # Colours -------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 
 import made_trials
 from crewbench import figures, report, tables, verdict
+from crewbench.figures.study import QUESTIONS
 from crewbench.records import Status
 from crewbench.stats import Estimate
 from crewbench.trial import Cell
@@ -165,7 +166,7 @@ def test_the_wall_time_of_the_trials_stands_against_its_lower_bound(page):
 
 def test_every_figure_has_a_caption_and_its_words(page):
     drawn = [a["id"] for a in page.all("figure")]
-    assert drawn == [f"figure-{n}" for n in figures.QUESTIONS] + [
+    assert drawn == [f"figure-{n}" for n in QUESTIONS] + [
         f"figure-timeline_{m}"
         for m in ("parallel", "auto_expand", "sequential", "shared", "cooperative", "hierarchical")
     ]

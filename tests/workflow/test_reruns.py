@@ -124,7 +124,7 @@ def test_a_mode_whose_code_changes_but_not_its_deployments_reruns_no_trial(copy)
 
 
 def test_changed_code_of_the_figures_redraws_them(copy):
-    path = copy.place / "scripts/crewbench/figures.py"
+    path = copy.place / "scripts/crewbench/figures/starting.py"
     path.write_text(path.read_text() + "\nADDED = 1\n")
     wanted = copy.wanted()
     assert wanted.get("figures") == 1

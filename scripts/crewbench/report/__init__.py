@@ -17,7 +17,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from crewbench import cells, drawing, inert, metrics, palette, verdict
-from crewbench.figures import TIMELINE
+from crewbench.figures.study import TIMELINE
 from crewbench.records import Status
 from crewbench.report.glossary import GLOSSARY
 from crewbench.stats import Estimate

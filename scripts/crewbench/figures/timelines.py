@@ -1,0 +1,294 @@
+"""One trial of a mode over time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from crewbench import cells, drawing
+from crewbench.drawing import Canvas, Key, Sheet
+from crewbench.figures.marks import BAD, PAPER, QUIET, RULE, STARTING, WAITING, left_in
+from crewbench.figures.study import TIMELINE, Drawn, Study, missing
+from crewbench.records import Status
+from crewbench.words import ended, number, seconds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def timeline(study: Study, canvas: Canvas, mode: str) -> Drawn:
+    """One trial of a mode over time: what every agent did, and each device's memory and utilisation below."""
+    name = TIMELINE.format(mode=mode)
+    question = f"{cells.mode_title(mode)}: who works, who waits, and what are the devices doing?"
+    chosen = study.shown[study.shown["mode"] == mode]
+    if chosen.empty:
+        return missing(study, name, f"{mode} was not run in the headline setting", question)
+    trial = chosen.iloc[0]
+    ours = {"trial_id": trial["trial_id"], "host": trial["host"]}
+    agents, workers, rounds, samples = (
+        cells.only(study.tables[n], ours) for n in ("agents", "workers", "rounds", "samples")
+    )
+    zero = rounds["started_at_s"].min()
+    agents, workers, rounds, samples = (
+        f.assign(**{c: f[c] - zero for c in f if c.endswith("_at_s")})
+        for f in (agents, workers, rounds, samples)
+    )
+    people = list(dict.fromkeys(agents["agent"]))
+    devices = sorted(samples["device_index"].unique())
+    if canvas.narrow:
+        row, thin = 0.3, 0.2
+    else:
+        row, thin = 0.24, 0.2
+    names = [drawing.plain(str(p).replace("_", " "), 32) for p in people]
+    places = [f"{study.device} {int(d)}" for d in devices]
+    sheet = Sheet(
+        canvas,
+        question,
+        [row * max(len(people), 1), thin * max(len(devices), 1), thin * max(len(devices), 1)],
+        left=0.62 if canvas.narrow else left_in([*names, *places], canvas),
+        right=0.15 if canvas.narrow else 1.35,
+        gap=0.4,
+        heading=0.24,
+        legend=[
+            Key("starting", STARTING),
+            Key("waiting", WAITING),
+            Key("answering", canvas.mode(mode)),
+            *([Key("failed", BAD, hatch="////")] if (agents["status"] != Status.OK).any() else []),
+        ],
+        note=study.notes(memory=True),
+    )
+    top, middle, low = sheet.axes
+    _agents_panel(top, people, names, agents, workers, canvas, mode)
+    end = max(rounds["ended_at_s"].max(), agents["ended_at_s"].max() if len(agents) else 0)
+    _rounds_marked(sheet.axes, rounds, top)
+    budget = "simulated budget" if trial["simulated_budget"] else "whole budget"
+    _devices_panel(middle, samples, devices, places, "used_mib", canvas, mode, end)
+    top_util = samples["util_pct"].max()
+    full = 100.0 * max(1, math.ceil(top_util / 100 - 0.1)) if top_util == top_util else 100.0
+    _devices_panel(low, samples, devices, places, "util_pct", canvas, mode, end, full)
+    middle.set_title(f"memory in use: a full row is the {budget}", loc="left", size=8.5, color=QUIET)
+    of_core = " of a core" if study.kind == "slot" else ""
+    low.set_title(f"utilisation: a full row is {full:.0f} %{of_core}", loc="left", size=8.5, color=QUIET)
+    for ax in sheet.axes:
+        ax.set_xlim(-0.01 * end, end * 1.01)
+        if ax is not low:
+            ax.set_xticklabels([])
+        ax.grid(axis="x")
+    low.set_xlabel("seconds from the first round's start", loc="left")
+    caption = (
+        f"One trial, repeat {trial['repeat']} of {study.label(trial)} ({study.setting_words()}): "
+        + (
+            "the one with the median cold makespan of those that worked. "
+            if trial["status"] == "ok"
+            else f"it {ended(trial['status'])}. "
+        )
+        + f"Above, each agent; below, memory and utilisation of each {study.device} on the same time axis."
+    )
+    return Drawn(
+        name,
+        question,
+        f"{caption} {study.budget_note()}".strip(),
+        _timeline_words(agents, rounds),
+        sheet.figure,
+    )
+
+
+def _agents_panel(
+    ax: Axes,
+    people: Sequence[str],
+    names: Sequence[str],
+    agents: pd.DataFrame,
+    workers: pd.DataFrame,
+    canvas: Canvas,
+    mode: str,
+) -> None:
+    lives = {
+        (w["attempt"], w["worker"], w["worker_life"]): w
+        for w in workers.sort_values("device_index", ascending=False).to_dict("records")
+    }
+    place = {p: i for i, p in enumerate(people)}
+    for step in agents.to_dict("records"):
+        y = place[step["agent"]]
+        life = lives.get((step["attempt"], step["worker"], step["worker_life"]))
+        if step["round"] == 0 and life is not None:
+            _setup_bar(ax, y, life, step["status"])
+            if life["spawned_at_s"] > step["queued_at_s"]:
+                _waiting_bar(ax, y, step["queued_at_s"], life["spawned_at_s"])
+        begin, end = step["started_at_s"], step["ended_at_s"]
+        if math.isnan(begin):
+            continue
+        since = step["queued_at_s"]
+        if life is not None and step["round"] == 0 and not math.isnan(life["ready_at_s"]):
+            since = max(since, life["ready_at_s"])
+        if begin > since:
+            _waiting_bar(ax, y, since, begin)
+        failed = step["status"] != Status.OK
+        ax.barh(
+            y,
+            (begin if math.isnan(end) else end) - begin,
+            left=begin,
+            height=0.66,
+            linewidth=0.6,
+            color=BAD if failed else canvas.mode(mode),
+            hatch="////" if failed else "",
+            edgecolor=PAPER,
+        )
+        if failed:
+            ax.annotate(
+                ended(step["status"]),
+                (begin if math.isnan(end) else end, y),
+                xytext=(3, 0),
+                textcoords="offset points",
+                va="center",
+                size=7.5,
+                color=BAD,
+            )
+    ax.set_ylim(len(people) - 0.5, -0.5)
+    _row_names(ax, names, canvas)
+
+
+def _setup_bar(ax: Axes, y: float, life: Mapping[str, Any], status: str) -> None:
+    """The worker's start in the row of its agent; in the colour of failure if it ran out of memory."""
+    begin = life["spawned_at_s"]
+    end = life["ready_at_s"] if not math.isnan(life["ready_at_s"]) else life["stopped_at_s"]
+    if math.isnan(begin) or math.isnan(end):
+        return
+    oom = status == Status.OOM
+    ax.barh(
+        y,
+        end - begin,
+        left=begin,
+        height=0.42,
+        linewidth=0.6,
+        edgecolor=PAPER,
+        color=BAD if oom else STARTING,
+        hatch="////" if oom else "",
+        alpha=None if status != "cancelled" else 0.5,
+    )
+
+
+def _waiting_bar(ax: Axes, y: float, begin: float, end: float) -> None:
+    ax.barh(y, end - begin, left=begin, height=0.3, color=WAITING, linewidth=0)
+
+
+def _row_names(ax: Axes, names: Sequence[str], canvas: Canvas) -> None:
+    ax.set_yticks([])
+    for i, text in enumerate(names):
+        short = drawing.plain(_initials(text) if canvas.narrow else text, 32)
+        ax.annotate(
+            short,
+            (0, i),
+            xycoords=("axes fraction", "data"),
+            xytext=(-6, 0),
+            textcoords="offset points",
+            va="center",
+            ha="right",
+            size=8 if canvas.narrow else 8.5,
+        )
+
+
+def _initials(name: str) -> str:
+    """A name that fits beside a phone's plot: its first word, cut to eight letters."""
+    words = name.split()
+    if len(words) == 2 and words[1].isdigit():
+        return name
+    return words[0][:8] if words else ""
+
+
+def _rounds_marked(axes: Sequence[Axes], rounds: pd.DataFrame, top: Axes) -> None:
+    """A line where each round or attempt begins, and its name above."""
+    several = rounds["attempt"].nunique() > 1
+    for r in rounds.to_dict("records"):
+        for ax in axes:
+            ax.axvline(r["started_at_s"], color=QUIET, lw=0.8, ls=(0, (2, 2)), zorder=0)
+        texts = [f"warm {r['round']}", str(r["round"])]
+        if r["round"] == 0:
+            failed = "" if r["status"] == Status.OK else f": {ended(r['status'])}"
+            mine = r["attempt"]
+            texts = [f"attempt {mine}{failed}", f"attempt {mine}", f"{mine}"] if several else []
+            texts += [f"cold{failed}", "cold"]
+        share = r["makespan_s"] / (rounds["ended_at_s"].max() - rounds["started_at_s"].min())
+        room = share * (top.get_position().width * top.figure.get_figwidth()) / 0.062
+        text = next((t for t in texts if len(t) < room), "")
+        top.annotate(
+            text,
+            (r["started_at_s"], 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(2, 3),
+            textcoords="offset points",
+            size=8,
+            color=BAD if r["status"] != Status.OK else QUIET,
+        )
+
+
+def _devices_panel(
+    ax: Axes,
+    samples: pd.DataFrame,
+    devices: Sequence[int],
+    places: Sequence[str],
+    column: str,
+    canvas: Canvas,
+    mode: str,
+    end: float,
+    full: float = 100.0,
+) -> None:
+    """One row per device: how full it is over time, as a share of its budget or of 100 %."""
+    for i, device in enumerate(devices):
+        rows = samples[(samples["device_index"] == device) & samples["t_at_s"].between(0, end * 1.01)]
+        values = rows[column].to_numpy(dtype=float)
+        if column == "used_mib":
+            # The median: while a process goes, a driver may count its memory as used and as free.
+            budget = (rows["used_mib"] + rows["free_mib"]).median()
+            full = budget if budget > 0 else np.nanmax(values, initial=1.0)
+        ax.axhline(i + 0.5, color=RULE, lw=0.6)
+        if len(values) == 0 or np.isnan(values).all():
+            words = "not measured"
+        else:
+            at, heights = _corners(rows["t_at_s"].to_numpy(), np.clip(np.nan_to_num(values / full), 0, 1))
+            ax.fill_between(at, i + 0.5, i + 0.5 - 0.92 * heights, step="post", color=canvas.mode(mode), lw=0)
+            words = (
+                f"peak {number(np.nanmax(values))} of {number(full)} MiB"
+                if column == "used_mib"
+                else f"mean {np.nanmean(values):.0f} %"
+            )
+        if not canvas.narrow:
+            ax.annotate(
+                words,
+                (1, i),
+                xycoords=("axes fraction", "data"),
+                xytext=(6, 0),
+                textcoords="offset points",
+                va="center",
+                size=7.5,
+                color=QUIET,
+            )
+    ax.set_ylim(len(devices) - 0.5, -0.5)
+    _row_names(ax, places, canvas)
+
+
+def _corners(at: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Only the samples where the value changes, and the last: the same drawing from fewer points."""
+    rounded = np.round(values, 2)
+    keep = np.ones(len(values), dtype=bool)
+    keep[1:] = rounded[1:] != rounded[:-1]
+    keep[-1] = True
+    return at[keep], rounded[keep]
+
+
+def _timeline_words(agents: pd.DataFrame, rounds: pd.DataFrame) -> str:
+    said = [
+        f"{'warm round ' + str(r['round']) if r['round'] else 'cold round'}"
+        f"{', attempt ' + str(r['attempt']) if rounds['attempt'].nunique() > 1 else ''}: "
+        f"{'worked' if r['status'] == Status.OK else ended(r['status'])}, "
+        f"{seconds(r['makespan_s'])}"
+        for r in rounds.to_dict("records")
+    ]
+    failed = agents[~agents["status"].isin([Status.OK, Status.CANCELLED])]
+    said += [
+        f"{a['agent']} {ended(a['status'])} in round {a['round']}" for a in failed.to_dict("records")[:12]
+    ]
+    return "; ".join(said)
