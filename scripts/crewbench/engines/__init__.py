@@ -88,6 +88,7 @@ ENGINES: dict[str, EngineInfo] = {
         _CLIENT,
         options=("prefix_cache", "enforce_eager"),
         device_kinds=("gpu",),
+        compile_cache=True,
         runners=("server",),
         devices_together=True,
         ready_s=120.0,

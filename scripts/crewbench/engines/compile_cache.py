@@ -42,12 +42,14 @@ class CompileCache:
     @property
     def environment(self) -> dict[str, str]:
         """What a process that compiles must have in its environment before it imports torch: torch's own
-        variables (torch._inductor.config, torch._functorch.config; Triton's documentation of its knobs)."""
+        variables (torch._inductor.config, torch._functorch.config; Triton's documentation of its knobs), and
+        vLLM's (vllm/envs.py)."""
         if self.directory is None:
             return {}
         return {
             "TORCHINDUCTOR_CACHE_DIR": str(self.directory / "inductor"),
             "TRITON_CACHE_DIR": str(self.directory / "triton"),
+            "VLLM_CACHE_ROOT": str(self.directory / "vllm"),
             # On by default, here whatever the version's default is.
             "TORCHINDUCTOR_FX_GRAPH_CACHE": "1",
             "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
@@ -89,7 +91,7 @@ def name(engine: str, model_id: str, **facts: Any) -> str:
     compile, and the `facts` that are given."""
     versions: Mapping[str, str | None] = {
         "python": platform.python_version(),
-        **{package: _version(package) for package in ("torch", "transformers", "triton")},
+        **{package: _version(package) for package in ("torch", "transformers", "triton", "vllm")},
     }
     told = canonical_json({"engine": engine, "model": model_id, "versions": versions, **facts})
     return f"{engine}-{model_id}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
