@@ -228,7 +228,7 @@ class Variant(Section):
     )
     prefix_cache: bool | None = Field(
         None,
-        description="vllm: keep the KV cache of prompts seen before (null: no, so that every round does "
+        description="served: keep the KV cache of prompts seen before (null: no, so that every round does "
         "all its work)",
     )
     enforce_eager: bool | None = Field(None, description="vllm: start without compiling (null: no)")

@@ -246,13 +246,17 @@ def skip_reason(cell: Cell, device_kind: str) -> str | None:
         return reason
     if device_kind not in engine.device_kinds:
         return f"engine {cell.engine} needs a GPU"
-    workers = [worker for deployment in mode.attempts(cell) for worker in deployment.workers]
+    attempts = list(mode.attempts(cell))
+    workers = [worker for deployment in attempts for worker in deployment.workers]
     runners = {w.runner: RUNNERS[w.runner] for w in workers}
     for name, runner in runners.items():
         if name not in engine.runners:
             return f"mode {cell.mode} has {runner.title}, and engine {cell.engine} cannot be held so"
         if cell.start not in runner.starts:
             return f"{runner.title}: start may be {' or '.join(runner.starts)}, not {cell.start}"
+        for option, why in runner.one_worker_options:
+            if option in cell.options and any(_held_by(name, deployment) > 1 for deployment in attempts):
+                return f"{option} is for one worker: {why}"
     if strange := strange.difference(*(runner.options for runner in runners.values())):
         return f"engine {cell.engine} has no option {', '.join(sorted(strange))}"
     if engine.no_threads and any(w.concurrency > 1 for w in workers):
@@ -264,6 +268,11 @@ def skip_reason(cell: Cell, device_kind: str) -> str | None:
             if cell.options.get(option) == value:
                 return f"{option} {value} keeps a copy on one device: {why}"
     return None
+
+
+def _held_by(runner: str, deployment: Deployment) -> int:
+    """How many of a Deployment's workers a runner holds."""
+    return sum(worker.runner == runner for worker in deployment.workers)
 
 
 def usual_start(cell: Cell) -> str:

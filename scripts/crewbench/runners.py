@@ -12,13 +12,15 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class RunnerInfo:
     """`module` and `cls` say where the runner is; `starts` the start states that it can bring about, the
-    usual one first; `options` the variant options it takes; `extra` what must be installed (extras.py)."""
+    usual one first; `options` the variant options it takes, `one_worker_options` (option, why) those that
+    two workers cannot both have; `extra` what must be installed (extras.py)."""
 
     module: str
     cls: str
     title: str
     starts: tuple[str, ...]
     options: tuple[str, ...] = ()
+    one_worker_options: tuple[tuple[str, str], ...] = ()
     extra: str = ""
 
 
@@ -35,5 +37,6 @@ RUNNERS: dict[str, RunnerInfo] = {
         "an HTTP server for each worker, and the agents as its clients",
         starts=("process", "disk"),
         options=("clients", "port"),
+        one_worker_options=(("port", "two servers cannot listen on it"),),
     ),
 }

@@ -38,7 +38,7 @@ def test_the_servers_start_is_split_as_far_as_its_log_tells(served):
 
 def test_what_the_server_was_told_is_on_record(served):
     (facts,) = served.trial["workers"].values()
-    assert facts["command"][1:4] == ["-m", "transformers.cli.transformers", "serve"]
+    assert facts["command"][1:4] == ["-m", "crewbench.engines.transformers_start", "serve"]
     assert "127.0.0.1" in facts["command"]
 
 

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,20 @@ class CompanionError(RuntimeError):
 
 
 class Companion:
-    """The trial's side. `module` is run with `python -m` and `spec`, JSON-ready, is what it is told."""
+    """The trial's side. `module` is run with `python -m` and `spec`, JSON-ready, is what it is told. It holds
+    `fds` open as long as it lives."""
 
     def __init__(
-        self, module: str, spec: Mapping[str, Any], environment: Mapping[str, str] | None = None
+        self,
+        module: str,
+        spec: Mapping[str, Any],
+        environment: Mapping[str, str] | None = None,
+        fds: Sequence[int] = (),
     ) -> None:
         self.module = module
         self._spec = dict(spec)
         self._environment = dict(environment or {})
+        self._fds = tuple(fds)
         self._process: subprocess.Popen[bytes] | None = None
         self._heard = b""
 
@@ -55,6 +61,7 @@ class Companion:
             env={**os.environ, **self._environment, "PYTHONPATH": path},
             # Ctrl-C is the trial's to handle: what was sampled until then is still wanted.
             start_new_session=True,
+            pass_fds=self._fds,
         )
         try:
             self._tell(json.dumps({**self._spec, "parent": os.getpid()}) + "\n")

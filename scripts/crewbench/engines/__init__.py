@@ -75,6 +75,7 @@ ENGINES: dict[str, EngineInfo] = {
         "TransformersServe",
         "Transformers' own server, continuous batching",
         _CLIENT,
+        options=("prefix_cache",),
         runners=("server",),
         ready_s=5.0,
         speed=2.0,

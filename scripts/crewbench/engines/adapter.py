@@ -54,9 +54,9 @@ class AgentLLM(BaseLLM):
         self._completions.append(completion)
         self._track_token_usage_internal(
             {
-                "prompt_tokens": len(completion.prompt_ids),
-                "completion_tokens": len(completion.output_ids),
-                "total_tokens": len(completion.prompt_ids) + len(completion.output_ids),
+                "prompt_tokens": completion.prompt_tokens,
+                "completion_tokens": completion.output_tokens,
+                "total_tokens": completion.prompt_tokens + completion.output_tokens,
             }
         )
         return completion.text

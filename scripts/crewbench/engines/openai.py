@@ -7,8 +7,12 @@ mean), and a client that asks it. Nothing in this file starts a process: execute
 from __future__ import annotations
 
 import json
+import os
+import socket
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import httpx
 from tokenizers import Tokenizer
 
+from crewbench.devices.budget import OutOfMemory
 from crewbench.engines import Account, Call, Completion, StepTimeout
 
 if TYPE_CHECKING:
@@ -23,7 +28,12 @@ if TYPE_CHECKING:
 
 LOCAL = "127.0.0.1"
 CONNECT_S = 5.0
+KEEP_S = 1.0
+"""How long a connection is kept for the next call. Servers close theirs after 5 s, and one that is closed
+while it is taken up again would fail a call."""
+
 MARKS = 8
+NO_EVENT = "what is no event of the protocol"
 ROLES = {"system": "system", "human": "user", "ai": "assistant"}
 Line = tuple[float, str]
 """A line of a server's log, and the CLOCK_MONOTONIC second at which it came."""
@@ -45,11 +55,21 @@ class Start:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+def tail(log: Path, characters: int) -> str:
+    """The end of a server's log."""
+    try:
+        return log.read_bytes()[-characters:].decode(errors="replace").strip() or "(empty)"
+    except OSError:
+        return "(no log)"
+
+
 @dataclass(slots=True)
 class Server:
     """`devices` are torch device strings; `length` "fixed" makes exactly `tokens` ids, greedily;
     `concurrency` is how many sequences are in flight at most; `budget_mib` of `device_mib` is what the
-    server may take of each device (None: its own default); `threads` are torch's, on a CPU."""
+    server may take of each device (None: its own default); `threads` are torch's, on a CPU. `pid` is the
+    process that answers for the server, where CUDA speaks of "this process"; `ends` are the ids that end a
+    text, as the checkpoint says."""
 
     path: str
     dtype: str
@@ -64,7 +84,9 @@ class Server:
     budget_mib: float | None = None
     device_mib: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    pid: int = field(default_factory=os.getpid)
     context_tokens: int = 0
+    ends: int | list[int] | None = None
     tokenizer: Tokenizer | None = None
     _http: httpx.Client | None = None
 
@@ -73,9 +95,16 @@ class Server:
     names: ClassVar[dict[str, str]] = {}
     """Column of servers.csv -> the server's metric of that meaning."""
 
+    no_memory: ClassVar[tuple[str, ...]] = ("OutOfMemoryError", "CUDA out of memory")
+    """What its log says where memory was too little."""
+
     def __post_init__(self) -> None:
         config = json.loads((Path(self.path) / "config.json").read_text(encoding="utf-8"))
         self.context_tokens = int(config["max_position_embeddings"])
+        generation = Path(self.path) / "generation_config.json"
+        if generation.exists():
+            config = json.loads(generation.read_text(encoding="utf-8"))
+        self.ends = config.get("eos_token_id")
         own = Path(self.path) / "tokenizer.json"
         # Once, before the clients are forked; Transformers' own tokenizer would take seconds to import.
         self.tokenizer = Tokenizer.from_file(str(own)) if own.exists() else None
@@ -92,9 +121,11 @@ class Server:
         """What the log of a server that is ready tells of its start."""
         return Start()
 
-    def out_of_memory(self, text: str) -> bool:
-        """Whether the log of a server that ended says that memory was too little."""
-        return "OutOfMemoryError" in text
+    def out_of_memory(self, log: str, phase: str) -> OutOfMemory | None:
+        """What the last line of a log that says so says of too little memory."""
+        said = (line for line in reversed(log.splitlines()) if any(sign in line for sign in self.no_memory))
+        line = next(said, None)
+        return None if line is None else OutOfMemory.from_cuda(RuntimeError(line), phase, pid=self.pid)
 
     def chat(self, messages: list[dict[str, str]]) -> tuple[str, dict[str, Any]]:
         """Path and body of a streamed request for the answer to a conversation."""
@@ -114,7 +145,9 @@ class Server:
     def http(self) -> httpx.Client:
         """This process's own client: made at first use, so a forked process does not share sockets."""
         if self._http is None:
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+            limits = httpx.Limits(
+                max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_S
+            )
             self._http = httpx.Client(base_url=f"http://{LOCAL}:{self.port}", limits=limits, trust_env=False)
         return self._http
 
@@ -131,46 +164,49 @@ class Server:
         answer = Answer(called_s=time.monotonic(), messages=messages)
         try:
             with self.account.sequence() as hold:
-                self._stream(path, body, deadline_s, answer, hold)
+                # Nobody tells the prompt's ids before the answer ends.
+                hold(self._count(str(m["content"]) for m in messages) + self.tokens)
+                self._stream(path, body, deadline_s, answer)
         except (httpx.HTTPError, ServerError, StepTimeout) as error:
-            typed = self._typed(error, deadline_s)
+            typed = self._typed(error, deadline_s, "decode" if answer.token_s else "prefill")
             if answer.sent_s:
                 typed.completion = answer.completion()
             raise typed from error
         return answer.completion()
 
-    def _stream(self, path: str, body: dict[str, Any], deadline_s: float, answer: Answer, hold: Any) -> None:
+    def _stream(self, path: str, body: dict[str, Any], deadline_s: float, answer: Answer) -> None:
         left = max(0.001, deadline_s - time.monotonic())
         timeout = httpx.Timeout(left, connect=min(left, CONNECT_S))
         answer.sent_s = time.monotonic()
         with self.http.stream("POST", path, json=body, timeout=timeout) as reply:
             if reply.status_code != 200:
-                raise ServerError(f"the server answered {reply.status_code}: {reply.read()[:300].decode()}")
-            for event in events(reply.iter_lines()):
-                answer.take(event, time.monotonic())
-                if time.monotonic() > deadline_s:
-                    raise StepTimeout(f"the step's deadline passed after {len(answer.token_s)} pieces")
+                said = reply.read()[:300].decode(errors="replace")
+                raise ServerError(f"the server answered {reply.status_code}: {said}")
+            with cut_off(reply, deadline_s):
+                for event in events(reply.iter_lines()):
+                    answer.take(event, time.monotonic())
+                    if time.monotonic() > deadline_s:
+                        raise StepTimeout(f"the step's deadline passed after {len(answer.token_s)} pieces")
         answer.check()
-        hold(answer.prompt_tokens + answer.output_tokens)
 
-    def _typed(self, error: Exception, deadline_s: float) -> Exception:
+    def _typed(self, error: Exception, deadline_s: float, phase: str) -> Exception:
+        """What a call ended with, in words that hold the end of the server's log."""
+        ends = f"the server's log ends: {tail(self.log, 1000)}"
+        if isinstance(error, httpx.HTTPError) and time.monotonic() >= deadline_s - 0.05:
+            error = StepTimeout("the step's deadline passed while the server was silent")
         if isinstance(error, StepTimeout):
-            return error
-        if isinstance(error, httpx.TimeoutException) and time.monotonic() >= deadline_s - 0.1:
-            return StepTimeout("the step's deadline passed while the server was silent")
+            return StepTimeout(f"{error}; {ends}")
         said = str(error) or type(error).__name__
-        return ServerError(f"{said}; its log ends: {self.tail()}")
-
-    def tail(self, characters: int = 600) -> str:
-        """The end of the server's log."""
-        try:
-            return self.log.read_bytes()[-characters:].decode(errors="replace").strip() or "(empty)"
-        except OSError:
-            return "(no log)"
+        if (oom := self.out_of_memory(f"{ends}\n{said}", phase)) is not None:
+            return oom
+        return ServerError(f"{said}; {ends}")
 
     def count_tokens(self, messages: list[BaseMessage]) -> int:
         """The ids of what is said, and MARKS for each message: a little more than the template adds."""
-        texts = [str(m.content) for m in messages]
+        return self._count(str(m.content) for m in messages)
+
+    def _count(self, said: Iterable[str]) -> int:
+        texts = list(said)
         if self.tokenizer is None:
             return sum(len(text) + 3 for text in texts) // 4 + MARKS * len(texts)
         return sum(len(e.ids) + MARKS for e in self.tokenizer.encode_batch(texts, add_special_tokens=False))
@@ -187,21 +223,26 @@ class Answer:
     prompt_ids: list[int] = field(default_factory=list)
     output_ids: list[int] = field(default_factory=list)
     token_s: list[float] = field(default_factory=list)
-    usage: dict[str, Any] = field(default_factory=dict)
+    usage: dict[str, int] = field(default_factory=dict)
     finished: bool = False
 
     def take(self, event: dict[str, Any], now: float) -> None:
         """One event of the stream. ServerError if it is an error or none of the protocol."""
         if event.get("error"):
             raise ServerError(f"the server answered an error: {str(event['error'])[:300]}")
-        if "choices" not in event:
-            raise ServerError(f"the server sent no choices: {json.dumps(event)[:300]}")
-        self.usage = event.get("usage") or self.usage
+        try:
+            self._add(event, now)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ServerError(f"the server sent {NO_EVENT}: {json.dumps(event)[:200]}") from error
+
+    def _add(self, event: dict[str, Any], now: float) -> None:
+        if usage := event.get("usage"):
+            self.usage = {name: int(usage[name]) for name in ("prompt_tokens", "completion_tokens")}
         self.prompt_ids = event.get("prompt_token_ids") or self.prompt_ids
         for choice in event["choices"]:
             self.prompt_ids = choice.get("prompt_token_ids") or self.prompt_ids
             piece = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
-            ids = choice.get("token_ids") or []
+            ids = [int(i) for i in choice.get("token_ids") or []]
             self.text += piece
             self.output_ids += ids
             self.token_s += [now] * (len(ids) or bool(piece))
@@ -214,11 +255,11 @@ class Answer:
 
     @property
     def prompt_tokens(self) -> int:
-        return int(self.usage.get("prompt_tokens", len(self.prompt_ids)))
+        return self.usage.get("prompt_tokens", len(self.prompt_ids))
 
     @property
     def output_tokens(self) -> int:
-        return int(self.usage.get("completion_tokens", len(self.output_ids)))
+        return self.usage.get("completion_tokens", len(self.output_ids))
 
     def completion(self) -> Completion:
         """The call until now. With a server, `prompt_s` is when the request was sent."""
@@ -248,5 +289,26 @@ def events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
         except ValueError:
             event = None
         if not isinstance(event, dict):
-            raise ServerError(f"the server sent what is no event of the protocol: {data[:200]!r}")
+            raise ServerError(f"the server sent {NO_EVENT}: {data[:200]!r}")
         yield event
+
+
+@contextmanager
+def cut_off(reply: httpx.Response, deadline_s: float) -> Iterator[None]:
+    """Reading from `reply` in here fails with an httpx error at the CLOCK_MONOTONIC second `deadline_s`.
+
+    httpx's own limit begins anew with each piece: a server that falls silent late would be waited for twice.
+    """
+    connection = reply.extensions["network_stream"].get_extra_info("socket")
+
+    def cut() -> None:
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(max(0.0, deadline_s - time.monotonic()), cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

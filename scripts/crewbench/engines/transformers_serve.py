@@ -18,19 +18,21 @@ BLOCK_TOKENS = 32
 """Tokens in a block of its paged cache; on a CPU its size must be given, or it takes most of the memory."""
 
 CPU_CONTEXT_TOKENS = 1024
+SHARE_OF_FREE = 0.9
+"""What its cache takes of a GPU's free memory, its own default. What a budget forbids is not free."""
 
 
 @dataclass(slots=True)
 class TransformersServe(Server):
     def command(self) -> list[str]:
-        cache: list[str] = []
+        cache = ["--cb-max-memory-percent", str(SHARE_OF_FREE)]
         if self.devices[0] == "cpu":
             blocks = -(-CPU_CONTEXT_TOKENS // BLOCK_TOKENS) * self.concurrency
             cache = ["--cb-block-size", str(BLOCK_TOKENS), "--cb-num-blocks", str(blocks)]
-        elif self.budget_mib and self.device_mib:
-            cache = ["--cb-max-memory-percent", f"{0.9 * self.budget_mib / self.device_mib:.3f}"]
+        shares = self.options.get("prefix_cache")
+        program = "transformers.cli.transformers" if shares else "crewbench.engines.transformers_start"
         return [
-            *(sys.executable, "-m", "transformers.cli.transformers", "serve", self.path),
+            *(sys.executable, "-m", program, "serve", self.path),
             *("--continuous-batching", "--device", self.devices[0], "--dtype", self.dtype),
             *("--host", LOCAL, "--port", str(self.port), *cache),
         ]
@@ -45,9 +47,9 @@ class TransformersServe(Server):
 
     def chat(self, messages: list[dict[str, str]]) -> tuple[str, dict[str, Any]]:
         generation: dict[str, Any] = {"max_new_tokens": self.tokens, "do_sample": False}
-        if self.fixed:
-            # Its batching knows no minimum length; an id that no vocabulary has never ends the text.
-            generation["eos_token_id"] = -1
+        # Its batching knows no minimum length; an id that no vocabulary has never ends the text. What the
+        # checkpoint says of generating counts for nothing here, and that includes the text's end.
+        generation["eos_token_id"] = -1 if self.fixed or self.ends is None else self.ends
         return "/v1/chat/completions", {
             "model": self.path,
             "messages": messages,

@@ -16,6 +16,7 @@ from crewbench.engines import Call
 from crewbench.engines.openai import LOCAL, Line, Server, Start
 
 MODEL = "crew"
+LOOPBACK = "lo"
 SHARE = 0.9
 """Of a memory budget, what vLLM is given: the rest is for contexts and what it takes outside its count."""
 
@@ -33,6 +34,13 @@ class VLLM(Server):
         "prompt_tokens": "vllm:prompt_tokens",
         "output_tokens": "vllm:generation_tokens",
     }
+
+    no_memory: ClassVar[tuple[str, ...]] = (
+        *Server.no_memory,
+        "No available memory for the cache blocks",
+        "less than desired GPU memory",
+        "larger than the available KV cache memory",
+    )
 
     def command(self) -> list[str]:
         words = [
@@ -59,6 +67,10 @@ class VLLM(Server):
             # Its sampling kernels are built at first use by a compiler that a GPU host may lack.
             "VLLM_USE_FLASHINFER_SAMPLER": "0",
             "NO_COLOR": "1",
+            # Its processes talk over TCP: on the loopback, whatever the host's own address is.
+            "VLLM_HOST_IP": LOCAL,
+            "GLOO_SOCKET_IFNAME": LOOPBACK,
+            "NCCL_SOCKET_IFNAME": LOOPBACK,
         }
 
     def understood(self, lines: Sequence[Line]) -> Start:
@@ -77,17 +89,9 @@ class VLLM(Server):
                 "torch_compile_s": _largest(r"torch\.compile.*? took (?P<n>[\d.]+) s in total", text),
                 "graph_capture_s": _largest(r"Graph capturing finished in (?P<n>[\d.]+) secs", text),
                 "read_weights_s": _largest(r"Loading weights took (?P<n>[\d.]+) seconds", text),
-                "version": _word(r"version (\d+\.\d+\.\d+\S*)", text),
+                "version": _word(r"version (\d+\.\d+\.\d+[^\s,]*)", text),
             },
         )
-
-    def out_of_memory(self, text: str) -> bool:
-        signs = (
-            "OutOfMemoryError",
-            "No available memory for the cache blocks",
-            "less than desired GPU memory",
-        )
-        return any(sign in text for sign in signs)
 
     def _common(self) -> dict[str, Any]:
         return {
@@ -97,6 +101,8 @@ class VLLM(Server):
             "temperature": 0.0,
             "max_tokens": self.tokens,
             "ignore_eos": self.fixed,
+            # The one thing of a checkpoint's generation config that changes a greedy answer.
+            "repetition_penalty": 1.0,
             "return_token_ids": True,
         }
 

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -54,11 +55,12 @@ class Processes:
         """Blocks until the step is done; a client that dies is an error of its steps, and is not replaced."""
         client = self._idle.get()
         pid, conn = client
+        began = time.monotonic()
         try:
             conn.send(order)
             return conn.recv()
         except (EOFError, OSError):
-            return lost_step(order, f"the agent's client, process {pid}, is gone")
+            return lost_step(order, began, f"the agent's client, process {pid}, is gone")
         finally:
             self._idle.put(client)
 

@@ -3,9 +3,10 @@
     python -m crewbench.execute.keeper     (started by execute/server.py, which tells it what to do)
 
 A process of its own, so that neither reading the server's log nor its metrics takes time from the agents'
-clients. It says {"ready_s", "pids", "lines"} or {"died", "lines"} first, {"died", "lines"} if the server ends
-by itself later, and, told to stop, {"ended", "rows", "lost"}. No server outlives it, and it does not outlive
-who started it.
+clients. It says {"ready_s", "pids", "lines"} or {"died", ...} first, {"died", ...} if the server ends by
+itself later, and, told to stop, {"ended", "rows", "lost"}. `pids` are pairs of a pid and when it started
+(devices/procfs.py). With "died" come the last "lines" of the log, "late" (it was not ready in time), "rows"
+and "lost". No server outlives it, and it does not outlive who started it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from crewbench.devices import procfs
@@ -29,10 +29,19 @@ from crewbench.devices.companion import Post
 from crewbench.execute.guardian import PR_SET_PDEATHSIG, prctl
 
 READY_POLL_S = 0.05
+ANSWER_S = 1.0
+"""How long a server may take to answer this process: meanwhile nobody reads its log."""
+
 STOP_S = 3.0
 """How long a server may take to end when asked to, before it is killed."""
 
-KEPT_LINES = 40
+END_S = ANSWER_S + STOP_S + 0.5
+"""How long a keeper takes at most from being told to stop to its last words. Whoever holds a worker waits for
+its end a little longer (run.py's GRACE_S)."""
+
+KEPT_LINES = 400
+"""Lines of a dead server's log: the cause stands above the tracebacks of the processes that it took along."""
+
 _SAMPLE = re.compile(r"^(?P<name>[A-Za-z_:][\w:]*)(?:\{[^}]*\})? (?P<value>\S+)")
 
 
@@ -53,18 +62,26 @@ def metrics(text: str, names: Iterable[str]) -> dict[str, float]:
     return found
 
 
-def tree(pid: int) -> list[int]:
-    """A process and all that descends from it, by /proc."""
+def tree(pid: int) -> dict[int, int]:
+    """A process and all that descends from it, by /proc: pid -> when it started."""
     parents = {int(p.name): procfs.parent(int(p.name)) for p in Path("/proc").iterdir() if p.name.isdigit()}
     found = [pid]
     for one in found:
         found += [child for child, parent in parents.items() if parent == one]
-    return found
+    return {one: at for one in found if (at := procfs.started(one)) is not None}
+
+
+def end(processes: Mapping[int, int]) -> None:
+    """Kill those that still live, and none that only has the pid of one."""
+    for pid, started in processes.items():
+        if procfs.alive(pid, started):
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
 
 
 class Keeper:
     """`spec`: command, environment (added to ours), log (a path), port, health (a path of the server's),
-    metrics (a path, or None), names (column -> metric), hz, ready_within_s."""
+    metrics (a path, or None), names (column -> metric), hz, ready_by_s (a CLOCK_MONOTONIC second)."""
 
     def __init__(self, spec: Mapping[str, Any], post: Post) -> None:
         self.spec = spec
@@ -74,6 +91,7 @@ class Keeper:
         self.lost = 0
         self.rest = b""
         self.ready = False
+        self.below: dict[int, int] = {}
         self.log = open(spec["log"], "wb", buffering=0)
         self.server = subprocess.Popen(
             spec["command"],
@@ -85,7 +103,6 @@ class Keeper:
             # This process has one thread: whatever kills it, the kernel ends the server.
             preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
         )
-        self.give_up_s = time.monotonic() + spec["ready_within_s"]
         self.out = self.server.stdout.fileno()
         self.server_fd = os.pidfd_open(self.server.pid)
 
@@ -108,17 +125,15 @@ class Keeper:
     def _look(self) -> float | None:
         """See whether the server is ready, or what its metrics say; returns when to look again."""
         if not self.ready:
-            if time.monotonic() > self.give_up_s:
+            if time.monotonic() > self.spec["ready_by_s"]:
+                self._say_died("was not ready in time", late=True)
                 self._end()
-                limit = self.spec["ready_within_s"]
-                self.post.say(
-                    {"died": f"was not ready within {limit:g} s", "lines": self.lines[-KEPT_LINES:]}
-                )
                 sys.exit(0)
             if self._get(self.spec["health"]) is None:
                 return time.monotonic() + READY_POLL_S
-            self.ready = True
-            self.post.say({"ready_s": time.monotonic(), "pids": tree(self.server.pid), "lines": self.lines})
+            ready_s = time.monotonic()
+            self.ready, self.below = True, tree(self.server.pid)
+            self.post.say({"ready_s": ready_s, "pids": list(self.below.items()), "lines": self.lines})
         if not self.spec["metrics"]:
             return None
         self._sample()
@@ -135,7 +150,7 @@ class Keeper:
 
     def _get(self, path: str) -> str | None:
         """What the server answers with 200, else None."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.spec["port"], timeout=2.0)
+        connection = http.client.HTTPConnection("127.0.0.1", self.spec["port"], timeout=ANSWER_S)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()
@@ -172,8 +187,13 @@ class Keeper:
         code = self.server.wait()
         self._drain()
         self._kill()
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-        self.post.say({"died": how, "lines": self.lines[-KEPT_LINES:], "rows": self.rows, "lost": self.lost})
+        self._say_died(
+            f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        )
+
+    def _say_died(self, how: str, late: bool = False) -> None:
+        lines = self.lines[-KEPT_LINES:]
+        self.post.say({"died": how, "late": late, "lines": lines, "rows": self.rows, "lost": self.lost})
 
     def _stop(self) -> None:
         if self.ready and self.spec["metrics"]:
@@ -183,7 +203,7 @@ class Keeper:
 
     def _end(self) -> None:
         """Ask the server to end, and see to it."""
-        below = {pid: procfs.started(pid) for pid in tree(self.server.pid)}
+        self.below |= tree(self.server.pid)
         self.server.terminate()
         deadline = time.monotonic() + STOP_S
         while (left := deadline - time.monotonic()) > 0:
@@ -192,16 +212,13 @@ class Keeper:
                 self._read()
             if self.server_fd in heard:
                 break
-        self._kill(below)
+        self._kill()
 
-    def _kill(self, below: Mapping[int, int | None] = MappingProxyType({})) -> None:
-        """End what is left of the server: its session, and those of `below` (pid -> when it started)."""
+    def _kill(self) -> None:
+        """End what is left of the server: its session, and what else was seen below it."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.server.pid, signal.SIGKILL)
-        for pid, started in below.items():
-            if started is not None and procfs.alive(pid, started):
-                with suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
+        end(self.below)
 
 
 def main() -> None:
@@ -209,7 +226,9 @@ def main() -> None:
     try:
         keeper = Keeper(post.spec, post)
     except OSError as error:
-        post.say({"died": f"could not be started: {error}", "lines": []})
+        post.say(
+            {"died": f"could not be started: {error}", "late": False, "lines": [], "rows": [], "lost": 0}
+        )
         return
     keeper.run()
 

@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing import forkserver, reduction
 from multiprocessing.connection import Connection
 from typing import Any
@@ -117,9 +118,11 @@ class ProcessRunner:
         job = self._setup.job(held, devices, life, attempt)
         ours, theirs = multiprocessing.Pipe()
         asked = time.monotonic()
-        process = self._context.Process(
-            target=self.entry, args=(theirs, job, self._trial, self._lease_fds), name=held.name, daemon=True
-        )
+        args = (theirs, replace(job, asked_s=asked), self._trial, self._lease_fds)
+        process = self._context.Process(target=self.entry, args=args, name=held.name, daemon=True)
         process.start()
         theirs.close()
-        return Handle(process, ours, asked)
+        return self._hold(process, ours, asked, job)
+
+    def _hold(self, process: Any, conn: Connection, asked_s: float, job: worker.Job) -> Handle:
+        return Handle(process, conn, asked_s)

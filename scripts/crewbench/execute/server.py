@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
@@ -24,10 +25,10 @@ from crewbench.devices.budget import Ledger, OutOfMemory
 from crewbench.devices.companion import Companion, CompanionError
 from crewbench.engines import ENGINES
 from crewbench.engines.account import CountedByDevice, SimulatedAccount
-from crewbench.engines.openai import LOCAL, Server, Start
+from crewbench.engines.openai import LOCAL, Server, Start, tail
 from crewbench.execute import keeper, preload
 from crewbench.execute.clients import CLIENTS
-from crewbench.execute.process import ProcessRunner
+from crewbench.execute.process import Handle, ProcessRunner
 from crewbench.execute.worker import (
     Failure,
     Job,
@@ -46,18 +47,33 @@ METRICS_HZ = 4.0
 
 
 class ServerFailed(Exception):
-    """The server did not get ready, or ended by itself. `text` is the end of its log."""
+    """The server did not get ready, or ended by itself."""
 
-    def __init__(self, how: str, text: str) -> None:
-        self.text = text
-        super().__init__(f"the server {how}; its log ends: {text[-1500:] or '(empty)'}")
+    def __init__(self, how: str, log: str = "", status: Status = Status.ERROR) -> None:
+        self.status = status
+        super().__init__(f"the server {how}; its log ends: {log[-1500:] or '(empty)'}")
 
 
-def free_port() -> int:
-    """A TCP port of the loopback that nobody has now."""
+def free_port(wanted: int = 0) -> int:
+    """A TCP port of the loopback that nobody has now: the one that is wanted, or any for 0.
+
+    ServerFailed where somebody has it: who answers there would pass for the server.
+    """
     with socket.socket() as probe:
-        probe.bind((LOCAL, 0))
+        # As servers do: what an earlier one left behind in TIME_WAIT is no hindrance.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOCAL, wanted))
+        except OSError as error:
+            raise ServerFailed(
+                f"was not started: port {wanted} of {LOCAL} is taken ({error.strerror})"
+            ) from None
         return probe.getsockname()[1]
+
+
+def log_of(job: Job) -> Path:
+    """Where the log of a job's server is kept as long as its trial runs."""
+    return Path(job.storage + ".log")
 
 
 def describe(job: Job, devices: list[str]) -> Server:
@@ -76,8 +92,8 @@ def describe(job: Job, devices: list[str]) -> Server:
         length=job.length,
         tokens=job.tokens,
         account=account,
-        port=job.runner_options.get("port") or free_port(),
-        log=Path(job.storage + ".log"),
+        port=free_port(job.runner_options.get("port", 0)),
+        log=log_of(job),
         concurrency=job.concurrency,
         threads=job.threads,
         budget_mib=job.budget_mib or None,
@@ -89,9 +105,11 @@ def describe(job: Job, devices: list[str]) -> Server:
 class Host:
     """The process beside one server, from the server's start to its end."""
 
-    def __init__(self, job: Job, began_s: float) -> None:
+    def __init__(self, job: Job, began_s: float, lease_fds: Sequence[int] = ()) -> None:
         self.job = job
         self.began_s = began_s
+        self.phase = "load"
+        self.processes: dict[int, int] = {}
         self.server = describe(job, pin(job.devices))
         self.keeper = Companion(
             keeper.__name__,
@@ -104,8 +122,9 @@ class Host:
                 "metrics": self.server.metrics,
                 "names": self.server.names,
                 "hz": METRICS_HZ,
-                "ready_within_s": job.load_timeout_s,
+                "ready_by_s": job.asked_s + job.load_timeout_s,
             },
+            fds=lease_fds,
         )
         self.started = Start()
 
@@ -120,8 +139,10 @@ class Host:
         self.clients = clients(job.concurrency, self.run, self.prepare)
         said = self.keeper.ready(job.load_timeout_s + 10.0)
         self.check(said)
+        self.phase = "decode"
+        self.processes = {pid: started for pid, started in said["pids"]}
         self.started = self.server.understood([tuple(line) for line in said["lines"]])
-        self.show(said["pids"])
+        self.show(self.processes)
         ended = time.monotonic()
         named = (self.started.load_s or 0.0) + (self.started.compile_s or 0.0)
         return Stages(
@@ -132,7 +153,7 @@ class Host:
             compile_s=self.started.compile_s,
             cached_share=cached,
             ended_s=ended,
-            pids=tuple(said["pids"]),
+            pids=tuple(self.processes),
             facts={"command": self.server.command(), **self.started.facts},
         )
 
@@ -140,12 +161,27 @@ class Host:
         """Raise what the keeper says has happened to the server."""
         if "died" not in said:
             return
-        text = "\n".join(line for _, line in said["lines"])
-        if self.server.out_of_memory(text):
-            raise OutOfMemory("load", message=f"the server {said['died']}: {text[-1500:]}")
-        raise ServerFailed(said["died"], text)
+        log = "\n".join(line for _, line in said["lines"])
+        if (oom := self.server.out_of_memory(log, self.phase)) is not None:
+            raise oom
+        if said["late"]:
+            raise ServerFailed(f"was not ready within {self.job.load_timeout_s:g} s", log, Status.TIMEOUT)
+        raise ServerFailed(said["died"], log)
 
-    def show(self, pids: list[int]) -> None:
+    def lost(self) -> tuple[Exception, list[dict[str, float]]]:
+        """Why the server is gone while nobody asked it to end, and the samples of its metrics until then."""
+        try:
+            said = self.keeper.hear(1.0)
+            self.check(said)
+        except CompanionError as error:
+            # The kernel ends the server with its keeper, but not what the server had started.
+            keeper.end(self.processes)
+            return ServerFailed(f"lost its keeper ({error})", tail(self.server.log, 1500)), []
+        except (ServerFailed, OutOfMemory) as error:
+            return error, said["rows"]
+        raise AssertionError(f"the keeper said {said}")
+
+    def show(self, pids: Iterable[int]) -> None:
         """Make the server and its clients known to the sampler of CPU slots."""
         if self.job.ledger is not None:
             ledger = Ledger(Path(self.job.ledger))
@@ -166,10 +202,16 @@ class Host:
         """End the server: its peak memory by device, and the samples of its metrics."""
         self.clients.close()
         try:
-            rows = self.keeper.stop(keeper.STOP_S + 1.0).get("rows", [])
+            rows = self.keeper.stop(keeper.END_S).get("rows", [])
         except CompanionError:
             rows = []
         return self.peaks(rows), rows
+
+    def say_log(self) -> None:
+        """The server's own words, into the trial's log."""
+        name = self.job.worker
+        sys.stderr.write(f"---- log of the server of {name}\n{tail(self.server.log, 200_000)}\n----\n")
+        sys.stderr.flush()
 
     def peaks(self, rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
         """MiB of weights and of the KV cache that was in use, not what the server reserved for it."""
@@ -182,8 +224,8 @@ class Host:
 
 
 def failed(error: Exception, job: Job) -> Failure:
-    if isinstance(error, ServerFailed) and "not ready within" in str(error):
-        return Failure(Status.TIMEOUT, str(error))
+    if isinstance(error, ServerFailed):
+        return Failure(error.status, str(error))
     return failure(error, job.devices)
 
 
@@ -200,7 +242,7 @@ def main(conn: Connection, job: Job, trial_pidfd: Any, lease_fds: Any) -> None:
     tell(("stage", "import", began))
     host = None
     try:
-        host = Host(job, began)
+        host = Host(job, began, [passed.fd for passed in lease_fds])
         stages = host.start()
     except Exception as error:
         ended = time.monotonic()
@@ -208,7 +250,8 @@ def main(conn: Connection, job: Job, trial_pidfd: Any, lease_fds: Any) -> None:
         traceback.print_exc()
         if host is not None:
             with suppress(CompanionError):
-                host.keeper.stop(keeper.STOP_S + 1.0)
+                host.keeper.stop(keeper.END_S)
+            host.say_log()
         os._exit(0)
     tell(("ready", stages))
 
@@ -219,31 +262,36 @@ def main(conn: Connection, job: Job, trial_pidfd: Any, lease_fds: Any) -> None:
         while True:
             ready = wait([conn, host.keeper.fileno()])
             if host.keeper.fileno() in ready:
-                _lost(host, tell, stages)
+                error, rows = host.lost()
+                tell(("stopped", host.peaks(rows), rows))
+                tell(("failed", stages, failed(error, job)))
+                host.say_log()
+                os._exit(0)
             message = conn.recv()
             if message[0] == "stop":
                 break
             pool.submit(run, message[1])
     peaks, rows = host.stop()
     tell(("stopped", peaks, rows))
-    sys.stderr.write(f"---- log of the server of {job.worker}\n{host.server.tail(200_000)}\n----\n")
-    sys.stderr.flush()
+    host.say_log()
     os._exit(0)
 
 
-def _lost(host: Host, tell: Any, stages: Stages) -> None:
-    """The server has ended by itself: say so, and end."""
-    try:
-        host.check(host.keeper.hear(1.0))
-        error: Exception = ServerFailed("is gone", host.server.tail())
-    except (ServerFailed, OutOfMemory, CompanionError) as found:
-        error = found
-    tell(("failed", stages, failed(error, host.job)))
-    host.clients.close()
-    os._exit(0)
+class ServerHandle(Handle):
+    """The process beside a server as the trial sees it; `log` is the server's."""
+
+    def __init__(self, process: Any, conn: Connection, asked_s: float, log: Path) -> None:
+        super().__init__(process, conn, asked_s)
+        self.log = log
+
+    def end(self) -> str:
+        return f"{super().end()} (its server's log ends: {tail(self.log, 1000)})"
 
 
 class ServerRunner(ProcessRunner):
     """Starts the process beside each server."""
 
     entry = staticmethod(main)
+
+    def _hold(self, process: Any, conn: Connection, asked_s: float, job: Job) -> Handle:
+        return ServerHandle(process, conn, asked_s, log_of(job))

@@ -31,7 +31,8 @@ from crewbench.trial import AgentSpec, TaskSpec
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All that a worker needs to know. Sizes in MiB. `zygote`: the imports were done before the fork."""
+    """All that a worker needs to know. Sizes in MiB. `zygote`: the imports were done before the fork.
+    `asked_s` is when the worker was asked for (CLOCK_MONOTONIC): its time to load runs from there."""
 
     worker: str
     engine: str
@@ -54,6 +55,7 @@ class Job:
     engine_options: dict[str, Any] = field(default_factory=dict)
     runner_options: dict[str, Any] = field(default_factory=dict)
     load_timeout_s: float = 600.0
+    asked_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +118,9 @@ class StepResult:
     calls: tuple[Call, ...] = ()
 
 
-def lost_step(order: StepOrder, error: str) -> StepResult:
+def lost_step(order: StepOrder, started_s: float, error: str) -> StepResult:
     """The result of a step whose process went away."""
-    now = time.monotonic()
-    return StepResult(order.step, Status.ERROR, now, now, error=error)
+    return StepResult(order.step, Status.ERROR, started_s, time.monotonic(), error=error)
 
 
 def failure(exc: BaseException, devices: Sequence[Device]) -> Failure:

@@ -15,7 +15,7 @@ def deployment(cell: Cell) -> Deployment:
     servers = tuple(f"server{i}" for i in range(len(groups)))
     return Deployment(
         workers=tuple(
-            Worker(name, devices, cell.engine, "server", concurrency=cell.agents)
+            Worker(name, devices, cell.engine, "server", concurrency=-(-cell.agents // len(groups)))
             for name, devices in zip(servers, groups, strict=True)
         ),
         steps=tuple(Step(f"agent{i}", servers, i, "explain") for i in range(cell.agents)),
