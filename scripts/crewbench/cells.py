@@ -58,14 +58,19 @@ def searches(mode: str) -> bool:
     return len(_attempts(mode)) > 1
 
 
+def deployment(cell: Cell) -> Deployment | None:
+    """A cell's last attempt; None for a mode that this version has not."""
+    return list(MODES[cell.mode].attempts(cell))[-1] if cell.mode in MODES else None
+
+
 def agents_per_device(cell: Cell) -> int | None:
     """How many agents at most decode on one device at once; None for a mode that this version has not."""
-    if cell.mode not in MODES:
+    deployed = deployment(cell)
+    if deployed is None:
         return None
-    deployment = list(MODES[cell.mode].attempts(cell))[-1]
-    at_once = dict.fromkeys(deployment.devices, 0)
-    for worker in deployment.workers:
-        steps = sum(worker.name in step.workers for step in deployment.steps)
+    at_once = dict.fromkeys(deployed.devices, 0)
+    for worker in deployed.workers:
+        steps = sum(worker.name in step.workers for step in deployed.steps)
         for device in worker.devices:
             at_once[device] += min(worker.concurrency, steps)
     return max(at_once.values())
@@ -89,7 +94,7 @@ def label(row: Row, varying: Iterable[str] = (), kind: str = "gpu") -> str:
     parts = [mode_title(row["mode"]), had(row["mode"], int(row["gpus"]), kind)]
     for name in varying:
         if name == "agents":
-            parts.append(f"{row['agents']} agents")
+            parts.append(f"{row['agents']} agent{'s' * (row['agents'] != 1)}")
         elif name == "compile_cache":
             parts += [compile_cache(row)] if compile_cache(row) else []
         elif name not in ("mode", "gpus"):

@@ -280,6 +280,9 @@ class Thresholds(Section):
     """What counts as good. Changing it rewrites the report and reruns no trial."""
 
     scaling_efficiency: Share = Field(0.5, description="speedup over GPUs below which more GPUs do not pay")
+    framework_ratio: Positive = Field(
+        1.05, description="warm makespan over its replay without CrewAI that the framework should stay within"
+    )
     idle_share: Share = Field(0.02, description="share of a makespan that may stay unexplained")
 
 

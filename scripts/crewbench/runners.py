@@ -13,7 +13,8 @@ from dataclasses import dataclass
 class RunnerInfo:
     """`module` and `cls` say where the runner is; `starts` the start states that it can bring about, the
     usual one first; `options` the variant options it takes, `one_worker_options` (option, why) those that
-    two workers cannot both have; `extra` what must be installed (extras.py)."""
+    two workers cannot both have; `extra` what must be installed (extras.py). Other runners are compared
+    with the one that is the `baseline`; `metrics`: its workers are asked for theirs (servers.csv)."""
 
     module: str
     cls: str
@@ -22,6 +23,8 @@ class RunnerInfo:
     options: tuple[str, ...] = ()
     one_worker_options: tuple[tuple[str, str], ...] = ()
     extra: str = ""
+    baseline: bool = False
+    metrics: bool = False
 
 
 RUNNERS: dict[str, RunnerInfo] = {
@@ -30,6 +33,7 @@ RUNNERS: dict[str, RunnerInfo] = {
         "ProcessRunner",
         "a process for each worker",
         starts=("zygote", "process", "disk"),
+        baseline=True,
     ),
     "server": RunnerInfo(
         "crewbench.execute.server",
@@ -38,5 +42,6 @@ RUNNERS: dict[str, RunnerInfo] = {
         starts=("process", "disk"),
         options=("clients", "port"),
         one_worker_options=(("port", "two servers cannot listen on it"),),
+        metrics=True,
     ),
 }

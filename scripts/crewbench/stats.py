@@ -78,6 +78,38 @@ def differences(
     return {block: measured[block] - baseline[block] for block in measured if block in baseline}
 
 
+def ratio_of_means(
+    numerators: Mapping[Hashable, float],
+    denominators: Mapping[Hashable, float],
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """mean(x) / mean(y) over the blocks that both have, with Fieller's interval for paired values.
+
+    The interval holds every r for which the mean of x - r·y is not told apart from 0 by Student's t with
+    n - 1 degrees of freedom: between the roots of A·r² - 2B·r + C, A = ȳ² - t²·s_yy/n, B = x̄·ȳ - t²·s_xy/n,
+    C = x̄² - t²·s_xx/n (Fieller, J. R. Stat. Soc. B 16(2), 1954). It is bounded only where the interval of
+    mean(y) leaves 0 out; else the ratio has no interval, and the reason says so."""
+    pairs = [(numerators[block], denominators[block]) for block in numerators if block in denominators]
+    n = len(pairs)
+    if not pairs:
+        return Estimate(None, None, None, 0, "no repeat in common on one host")
+    x, y = (math.fsum(side) / n for side in zip(*pairs, strict=True))
+    if y == 0:
+        return Estimate(None, None, None, n, "what it is divided by is 0")
+    if n == 1:
+        return Estimate(x / y, None, None, 1, "one trial has no interval")
+    xx, yy, xy = (
+        math.fsum((p[i] - m) * (p[j] - k) for p in pairs) / (n - 1)
+        for i, m, j, k in ((0, x, 0, x), (1, y, 1, y), (0, x, 1, y))
+    )
+    wide = _t_quantile((1 + confidence) / 2, n - 1) ** 2 / n
+    a, b, c = y * y - wide * yy, x * y - wide * xy, x * x - wide * xx
+    if a <= 0:
+        return Estimate(x / y, None, None, n, "the interval of what it is divided by includes 0")
+    half = math.sqrt(max(0.0, b * b - a * c))
+    return Estimate(x / y, (b - half) / a, (b + half) / a, n)
+
+
 def percentile(values: Iterable[float], share: float) -> Estimate:
     """The smallest value that `share` (0 < share < 1) of the values do not exceed.
 

@@ -27,7 +27,7 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
-from crewbench import cells, inert, metrics, session, stats
+from crewbench import breakeven, cells, inert, interference, metrics, serving, session, stats, tax
 from crewbench.engines import ENGINES
 from crewbench.records import (
     FILES,
@@ -36,6 +36,7 @@ from crewbench.records import (
     Identity,
     OomRow,
     RoundRow,
+    ServerRow,
     Status,
     WorkerRow,
     columns,
@@ -84,6 +85,8 @@ class Trial:
     workers: list[WorkerRow]
     rounds: list[RoundRow]
     ooms: list[OomRow]
+    replays: list[AgentRow]
+    servers: list[ServerRow]
     gpu: Samples
     bodies: dict[str, bytes]
 
@@ -168,6 +171,8 @@ def read_trial(line: Mapping[str, str]) -> Trial:
         rows["workers.csv"],
         rows["rounds.csv"],
         rows["ooms.csv"],
+        rows["replays.csv"],
+        rows["servers.csv"],
         rows["gpu.csv"],
         bodies,
     )
@@ -256,7 +261,7 @@ def samples(content: bytes) -> Samples:
 # Reducing one trial ------------------------------------------------------------------------------
 
 
-def trial_row(trial: Trial, devices: list[dict[str, Any]]) -> dict[str, Any]:
+def trial_row(trial: Trial, devices: list[dict[str, Any]], taxed: tax.Tax) -> dict[str, Any]:
     """One trial in one row: what it was, how it ended, and every metric of METRICS (None: not measured)."""
     record, rounds = trial.record, trial.rounds
     last = max((r.attempt for r in rounds), default=0)
@@ -309,6 +314,11 @@ def trial_row(trial: Trial, devices: list[dict[str, Any]]) -> dict[str, Any]:
         "dir": str(trial.directory),
         "cold_s": cold_s,
         "warm_s": warm_s,
+        "replay_s": taxed.replay_s,
+        "warm_over_replay": taxed.warm_over_replay,
+        "added_ms_per_step": taxed.added_ms_per_step,
+        "added_tokens_per_step": taxed.added_tokens_per_step,
+        "added_calls_per_step": taxed.added_calls_per_step,
         "failed_attempts_s": cold.started_at_s - _window(first_attempts)[0] if cold_ok else None,
         "cold_over_warm": metrics.speedup(cold_s, warm_s) if cold_s and warm_s else None,
         "cold_ttft_s": metrics.median(a.ttft_s for a in cold_steps),
@@ -338,6 +348,20 @@ def trial_row(trial: Trial, devices: list[dict[str, Any]]) -> dict[str, Any]:
         ),
         "gpus_used": float(cold.gpus_used) if cold_ok else None,
     }
+
+
+def tax_of(trial: Trial) -> tax.Tax:
+    """What the agents' framework cost this trial."""
+    deployed = cells.deployment(Cell(**trial.record["spec"]["cell"]))
+    asked_for = bool(trial.record["spec"].get("replay"))
+    return tax.of_trial(trial.rounds, trial.agents, trial.replays, deployed, asked_for)
+
+
+def where(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes one estimate: the trial's cell, its work, its host."""
+    found = {**record["identity"], "compile_cache": _compile_cache(record)}
+    found["workload"] = record.get("workload", "")
+    return {name: found[name] for name in cells.WHERE}
 
 
 def _compile_cache(record: Mapping[str, Any]) -> str:
@@ -518,6 +542,7 @@ def build(manifest: Manifest) -> dict[str, pd.DataFrame]:
     """Every table, by name. Linear in the number of trials; raises TableError with all problems at once."""
     bodies: dict[str, list[bytes]] = {name: [] for name in FILES if name != "gpu.csv"}
     trials, devices, attempts, ran, problems = [], [], [], [], []
+    found = _Found()
     facts: dict[tuple[str, str, str], int] = defaultdict(int)
     for line in manifest.trials:
         try:
@@ -528,7 +553,9 @@ def build(manifest: Manifest) -> dict[str, pd.DataFrame]:
         for name, collected in bodies.items():
             collected.append(trial.bodies[name])
         rows = device_rows(trial)
-        trials.append(trial_row(trial, rows))
+        taxed = tax_of(trial)
+        trials.append(trial_row(trial, rows, taxed))
+        found.add(trial, taxed)
         devices += rows
         attempts += attempt_rows(trial)
         ran.append(session.ran(trial.record))
@@ -542,7 +569,9 @@ def build(manifest: Manifest) -> dict[str, pd.DataFrame]:
             tables[Path(name).stem] = _join(bodies[name], row_type)
     tables["devices"] = _numeric(pd.DataFrame(devices))
     tables["attempts"] = pd.DataFrame(attempts)
-    tables["summary"] = pd.DataFrame(summarise(trials))
+    compared = interference.compare(found.seen)
+    tables["summary"] = pd.DataFrame(summarise(trials, _slowdowns(compared)))
+    tables |= found.tables(compared)
     planned = [line["trial_id"] for line in manifest.trials]
     tables["study"] = pd.DataFrame(
         session.summarise(filter(None, ran), planned, manifest.host_gpus),
@@ -556,6 +585,81 @@ def build(manifest: Manifest) -> dict[str, pd.DataFrame]:
     tables["samples"] = _shown_samples(shown)
     tables["outputs"] = _shown_outputs(shown)
     return tables
+
+
+class _Found:
+    """What is compared across trials, as it is gathered from one after another."""
+
+    def __init__(self) -> None:
+        self.tax: list[dict[str, Any]] = []
+        self.steps: list[dict[str, Any]] = []
+        self.serving: list[dict[str, Any]] = []
+        self.seen: list[interference.Seen] = []
+        self.identities: dict[int, dict[str, Any]] = {}
+        self.costs: list[tuple[dict[str, Any], int, breakeven.Costs]] = []
+
+    def add(self, trial: Trial, taxed: tax.Tax) -> None:
+        """One more trial. Only one that worked is compared: a step less is other work."""
+        record, rounds = trial.record, trial.rounds
+        cell = where(record)
+        who = {**record["identity"], "compile_cache": cell["compile_cache"], "workload": cell["workload"]}
+        self.tax.append({**who, "status": record["status"], **taxed.row()})
+        self.steps += ({**who, **row} for row in taxed.step_rows())
+        self.serving += ({**who, **row} for row in serving.of_trial(rounds, trial.workers, trial.servers))
+        if record["status"] != Status.OK:
+            return
+        beside = interference.of_trial(trial.agents, trial.workers)
+        kind = (record["devices"] or [{}])[0].get("kind", "")
+        name = f"{cells.label(cell, (), kind)}, 1 agent"
+        alone = interference.is_alone(cell["agents"], beside, trial.workers)
+        self.identities[len(self.seen)] = who
+        self.seen.append(interference.Seen(cell, who["repeat"], name, tuple(beside), alone))
+        costs = breakeven.of_trial(rounds, trial.agents, trial.workers, record.get("zygote_s"))
+        if costs is not None:
+            self.costs.append((cell, who["repeat"], costs))
+
+    def tables(self, compared: Sequence[interference.Seen]) -> dict[str, pd.DataFrame]:
+        """`compared` are `seen`, with the agent alone beside each."""
+        beside = [
+            {**self.identities[i], **one.row()} for i, trial in enumerate(compared) for one in trial.beside
+        ]
+        pairs = breakeven.pairs(self.costs)
+        who = [*IDENTITY, "compile_cache", "workload"]
+        return {
+            "tax": _frame(self.tax, [*who, "status", *tax.COLUMNS]),
+            "tax_steps": _frame(self.steps, [*who, *tax.STEP_COLUMNS]),
+            "serving": _frame(self.serving, [*who, *serving.COLUMNS]),
+            "interference": _frame(beside, [*who, *interference.COLUMNS]),
+            "breakeven": _frame([pair.row() for pair in pairs], breakeven.COLUMNS),
+            "breakeven_repeats": _frame(
+                [row for pair in pairs for row in pair.repeat_rows()], breakeven.REPEAT_COLUMNS
+            ),
+        }
+
+
+_TEXTS = {
+    *("trial_id", "mode", "engine", "start", "variant", "host", "compile_cache", "workload", "status"),
+    *("step", "agent", "worker", "note", "relation", "alone", "comparison", "outcome"),
+    *(f"{side}_{name}" for side in "ab" for name in breakeven.OWN),
+}
+_COUNTS = {"gpus", "agents", "repeat", "warm_rounds", "replays", "steps", "worker_life", "readings", "n"}
+_COUNTS |= {"calls_per_round"}
+
+
+def _frame(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> pd.DataFrame:
+    """Rows as a table whose columns have a type, with and without rows: text, count, else a number."""
+    frame = pd.DataFrame(list(rows), columns=list(names))
+    kinds = {n: str if n in _TEXTS else int if n in _COUNTS else float for n in names}
+    return frame.astype(kinds)
+
+
+def _slowdowns(compared: Iterable[interference.Seen]) -> dict[tuple, dict[str, tuple[stats.Estimate, str]]]:
+    """interference.estimates of each cell, by its WHERE; none of those that others are compared with."""
+    by_cell: dict[tuple, list[interference.Seen]] = defaultdict(list)
+    for trial in compared:
+        if not trial.alone:
+            by_cell[tuple(trial.cell.values())].append(trial)
+    return {key: interference.estimates(trials) for key, trials in by_cell.items()}
 
 
 def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
@@ -587,11 +691,15 @@ def _join(bodies: list[bytes], row_type: type) -> pd.DataFrame:
 # Summary -----------------------------------------------------------------------------------------
 
 
-def summarise(trials: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def summarise(
+    trials: Iterable[Mapping[str, Any]],
+    slowdowns: Mapping[tuple, Mapping[str, tuple[stats.Estimate, str]]] | None = None,
+) -> list[dict[str, Any]]:
     """One row per cell, host and metric: the estimate over the trials that worked, of all that were run.
 
     After the metrics come comparisons paired by repeat: `speedup_*` against the baseline where both do the
-    same work in the same setting, and `efficiency_*` against the fewest GPUs that the same mode worked on.
+    same work in the same setting, `efficiency_*` against the fewest GPUs that the same mode worked on, and
+    `slowdown_*` against an agent alone, by what is shared (`slowdowns`: by cell, as interference.estimates).
     """
     groups: dict[tuple, list[Mapping[str, Any]]] = defaultdict(list)
     for trial in trials:
@@ -631,6 +739,8 @@ def summarise(trials: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 )
                 few = cells.devices(first[1])
                 rows.append({**base, **_estimate_row(f"efficiency_{phase}", "", ratio, baseline=few)})
+        for relation, (ratio, alone) in (slowdowns or {}).get(key, {}).items():
+            rows.append({**base, **_estimate_row(f"slowdown_{relation}", "×", ratio, baseline=alone)})
     return rows
 
 
@@ -746,6 +856,12 @@ def load(out: Path) -> dict[str, pd.DataFrame]:
         "devices",
         "attempts",
         "summary",
+        "tax",
+        "tax_steps",
+        "serving",
+        "interference",
+        "breakeven",
+        "breakeven_repeats",
         "study",
         "skipped",
         "environment",

@@ -20,6 +20,7 @@ SECTIONS = [
     "answers",
     "headline",
     "figures",
+    "costs",
     "timelines",
     "failures",
     "trust",
@@ -60,6 +61,13 @@ def gpus(tmp_path_factory) -> Path:
     """Two engines on GPUs whose memory bandwidth is known, from every start state."""
     root = tmp_path_factory.mktemp("gpus")
     return page_of(made_trials.gpu_study(root / "trials"), root)
+
+
+@pytest.fixture(scope="module")
+def clients(tmp_path_factory) -> Path:
+    """Replays, an agent alone, a server."""
+    root = tmp_path_factory.mktemp("clients")
+    return page_of(made_trials.client_study(root / "trials"), root)
 
 
 def page_of(lines: list[dict[str, str]], root: Path) -> Path:
@@ -136,7 +144,7 @@ def test_the_answers_are_on_the_first_screen(opened):
 def test_each_width_has_its_own_drawing(opened, width, shown, hidden):
     page, _, _ = opened(width)
     drawings = page.locator(f"figure .{shown} svg")
-    assert drawings.count() == 12
+    assert drawings.count() == 13
     assert page.locator(f"figure .{hidden} svg").first.is_hidden()
     for drawing in drawings.all():
         box = drawing.bounding_box()
@@ -156,7 +164,7 @@ def test_text_in_figures_is_large_enough_on_a_phone(opened):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("study", ["html", "gpus"])
+@pytest.mark.parametrize("study", ["html", "gpus", "clients"])
 def test_no_text_of_a_figure_is_cut_off(opened, width, study, request):
     page, _, _ = opened(width, file=request.getfixturevalue(study))
     cut = page.evaluate(
@@ -173,17 +181,22 @@ def test_no_text_of_a_figure_is_cut_off(opened, width, study, request):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_no_two_texts_of_the_ladder_or_the_engines_lie_on_each_other(opened, gpus, width):
-    page, _, _ = opened(width, file=gpus)
+@pytest.mark.parametrize(
+    ("study", "figures"),
+    [("gpus", ["starts", "engines", "breakeven"]), ("clients", ["framework", "interference", "breakeven"])],
+)
+def test_no_two_texts_of_a_figure_of_rows_lie_on_each_other(opened, request, study, figures, width):
+    page, _, _ = opened(width, file=request.getfixturevalue(study))
     meet = page.evaluate(
-        """[...document.querySelectorAll('#figure-starts svg, #figure-engines svg')]
+        """names => [...document.querySelectorAll(names.map(n => `#figure-${n} svg`).join())]
              .filter(s => s.checkVisibility()).flatMap(svg => {
                const texts = [...svg.querySelectorAll('text')].map(
                  t => [t.textContent, t.getBoundingClientRect()]);
                return texts.flatMap(([one, a], i) => texts.slice(i + 1).filter(([_, b]) =>
                  a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 3 && b.top < a.bottom - 3
                ).map(([other]) => `${one} / ${other}`));
-             })"""
+             })""",
+        figures,
     )
     assert meet == []
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from crewbench import modes
@@ -23,6 +23,7 @@ from crewbench.records import (
     Identity,
     OomRow,
     RoundRow,
+    ServerRow,
     Status,
     WorkerRow,
     write_csv,
@@ -53,6 +54,7 @@ class Costs:
     prefill_s: float = 0.12
     token_s: float = 0.02
     framework_s: float = 0.06
+    bare_s: float | None = None  # what a step takes outside the engine without the framework; None: no replay
     stop_s: float = 0.1
     copy_mib: float = 200.0
     budget_mib: float = 640.0
@@ -96,6 +98,7 @@ class _Walk:
     workers: list[WorkerRow] = field(default_factory=list)
     rounds: list[RoundRow] = field(default_factory=list)
     ooms: list[OomRow] = field(default_factory=list)
+    replays: list[AgentRow] = field(default_factory=list)
     held: list[tuple[int, float, float]] = field(default_factory=list)  # device, from, to: a loaded copy
     end_s: float = 0.0
 
@@ -124,6 +127,7 @@ def spec(cell: Cell, repeat: int, warm_rounds: int = 2, costs: Costs | None = No
             for role in (ROLES[i % len(ROLES)] for i in range(cell.agents))
         ),
         tasks=tuple(TaskSpec(name, f"{name} it", "Text") for name in TASKS),
+        replay=costs.bare_s is not None,
     )
 
 
@@ -170,6 +174,8 @@ def make_trial(
         "workers.csv": [r for w in walks for r in w.workers],
         "rounds.csv": [r for w in walks for r in w.rounds],
         "ooms.csv": [r for w in walks for r in w.ooms],
+        "replays.csv": [r for w in walks for r in w.replays],
+        "servers.csv": list(_readings(walks[-1])),
         "gpu.csv": list(_samples(cell, walks, clock, costs)),
     }
     more = costs.record
@@ -305,6 +311,29 @@ def gpu_study(root: Path, repeats: int = 3) -> list[dict[str, str]]:
     return lines
 
 
+def client_study(root: Path, repeats: int = 3) -> list[dict[str, str]]:
+    """Trials with replays: an agent alone, three agents that share a worker, a device, a host or nothing, a
+    server, one mode whose replays were off, and a zygote."""
+    lines, bare = [], {"bare_s": 0.004}
+    for repeat in range(1, repeats + 1):
+        for cell in (
+            Cell("parallel", 1, 1, "eager", "process"),
+            Cell("parallel", 1, 3, "eager", "process"),
+            Cell("parallel", 3, 3, "eager", "process"),
+            Cell("sequential", 1, 3, "eager", "process"),
+            Cell("shared", 1, 3, "eager", "process"),
+            Cell("shared", 1, 3, "eager", "zygote"),
+        ):
+            lines.append(make_trial(root, cell, repeat, costs=Costs(**bare), order=len(lines)))
+        fast = Costs(token_s=0.002, framework_s=0.006, **bare)
+        served = Cell("served", 1, 3, "vllm", "process")
+        lines.append(make_trial(root, served, repeat, costs=fast, order=len(lines)))
+        lines.append(
+            make_trial(root, Cell("cooperative", 1, 3, "eager", "process"), repeat, order=len(lines))
+        )
+    return lines
+
+
 def _attempt(what, deployment, number, clock, warm_rounds, costs, rng, fail) -> _Walk:
     walk = _Walk()
     if deployment.lifetime == "step":
@@ -335,6 +364,12 @@ def _attempt(what, deployment, number, clock, warm_rounds, costs, rng, fail) -> 
         start = walk.end_s + 0.01
         ready = {name: (life, start) for name, (life, _) in workers.items()}
         _round(walk, what, deployment, number, rnd, start, ready, [], costs, rng, fail)
+    for rnd in range(1, warm_rounds + 1) if costs.bare_s is not None else ():
+        again, start, bare = _Walk(), walk.end_s + 0.01, replace(costs, framework_s=costs.bare_s)
+        ready = {name: (life, start) for name, (life, _) in workers.items()}
+        _round(again, what, deployment, number, rnd, start, ready, [], bare, rng, None)
+        walk.replays += (replace(row, phase="replay") for row in again.agents)
+        walk.end_s = again.end_s
     for row in walk.workers:
         if row.stopped_at_s is None:
             row.stop_s, row.stopped_at_s = costs.stop_s, walk.end_s + costs.stop_s
@@ -356,7 +391,7 @@ def _worker_row(
         life,
         number,
         worker.runner,
-        pid=4000 + 10 * int(worker.name.removeprefix("worker") or 0) + life,
+        pid=4000 + 10 * int("".join(filter(str.isdigit, worker.name)) or 0) + life,
         device_uuid=costs.uuid(device),
         device_index=device,
         spawned_at_s=clock,
@@ -453,6 +488,7 @@ def _step_row(
         prompt_tokens=180 + 48 * len(step.after),
         output_tokens=costs.tokens,
         llm_calls=1,
+        task_tokens=100,
     )
     if fail and fail[0] == rnd and fail[1] == step.name:
         row.status, row.error = fail[2], fail[3]
@@ -541,6 +577,31 @@ def _add_round(walk, rnd, phase, number, deployment, begin, end, parts, status) 
             status=status,
         )
     )
+
+
+def _readings(walk: _Walk) -> Iterable[ServerRow]:
+    """A server's metrics twice a second: half of what it is asked for again it still has."""
+    for worker in walk.workers:
+        if worker.runner != "server" or worker.ready_at_s is None:
+            continue
+        for tick in range(int(2 * (walk.end_s - worker.ready_at_s)) + 1):
+            t = worker.ready_at_s + tick / 2
+            steps = [a for a in (*walk.agents, *walk.replays) if a.started_at_s <= t]
+            at_work = sum(1 for a in steps if a.ended_at_s > t)
+            yield ServerRow(
+                t,
+                worker.worker,
+                worker.worker_life,
+                worker.attempt,
+                running=at_work,
+                waiting=0.0,
+                kv_used_share=0.01 * at_work,
+                preemptions=0.0,
+                prefix_queries=180.0 * len(steps),
+                prefix_hits=90.0 * len(steps),
+                prompt_tokens=180.0 * len(steps),
+                output_tokens=48.0 * len(steps),
+            )
 
 
 def _samples(cell: Cell, walks: list[_Walk], end: float, costs: Costs) -> Iterable[GpuRow]:

@@ -199,6 +199,97 @@ def test_an_engine_without_a_known_limit_says_why_in_a_line(draw):
     assert drawn.missing == "no device's memory bandwidth is known: a CPU slot has no memory of its own"
 
 
+@pytest.fixture(scope="module")
+def clients(tmp_path_factory) -> figures.Study:
+    """Replays, an agent alone, a server."""
+    root = tmp_path_factory.mktemp("clients")
+    return study_of(made_trials.client_study(root / "trials"), root)
+
+
+def test_every_trial_with_a_replay_is_a_point_beside_it_and_in_the_ratio(clients, draw):
+    times, ratios = draw(figures.framework, of=clients).figure.axes
+    trials = clients.tables["trials"]
+    replayed = trials["replay_s"].notna().sum()
+    assert sum(len(c.get_offsets()) for c in times.collections) == len(trials) + replayed
+    assert sum(len(c.get_offsets()) for c in ratios.collections) == replayed
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_the_frameworks_ratio_stands_with_its_interval_beside_the_goal(clients, draw, narrow):
+    drawn = draw(figures.framework, Canvas(narrow), of=clients)
+    said = texts(drawn)
+    assert "goal: 1.05 ×" in said
+    assert sum(bool(re.fullmatch(r"[\d.]+ ×", t)) for t in said) == 7
+    assert sum(bool(re.fullmatch(r"\[[\d.]+, [\d.]+\]", t)) for t in said) == 7
+    goals = [line for line in drawn.figure.axes[1].lines if set(line.get_xdata()) == {1.05}]
+    assert len(goals) == 7
+
+
+def test_the_goal_of_the_config_is_the_figures(clients, draw):
+    drawn = draw(figures.framework, of=figures.Study(clients.tables, {"framework_ratio": 1.2}))
+    assert "goal: 1.2 ×" in texts(drawn)
+    assert "The goal is at most 1.2." in drawn.caption
+
+
+def test_a_cell_without_a_replay_is_there_and_not_measured(clients, draw):
+    drawn = draw(figures.framework, of=clients)
+    assert "not measured" in texts(drawn)
+    assert re.search(r"Cooperative chain.*: not measured: replays were off", drawn.description)
+
+
+def test_what_the_framework_adds_is_said_for_a_round_and_for_a_step(clients, draw):
+    said = next(
+        line
+        for line in draw(figures.framework, of=clients).description.split("; ")
+        if line.startswith("Served")
+    )
+    assert re.search(r"[\d.]+ × \[[\d.]+, [\d.]+\], goal 1.05 inside, but 10 trials are needed", said)
+    assert re.search(r"for a step [\d.]+ ms, 80.0 tokens and 0 calls more", said)
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_agents_stand_by_what_they_share(clients, draw, narrow):
+    said = texts(draw(figures.interference, Canvas(narrow), of=clients))
+    shared = ("same worker", "same device", "same host", "nobody at the same time")
+    headings = [f"{what}: eager, process start" for what in shared]
+    assert [t for t in said if t in headings] == headings
+    assert "alone" in said
+    assert said.count("not measured") == 3  # the zygote's, the server's, and the chain: it does other work
+
+
+def test_every_trial_that_has_an_agent_alone_beside_it_is_a_point(clients, draw):
+    axes = draw(figures.interference, of=clients).figure.axes[0]
+    beside = clients.tables["interference"].query("agents > 1")
+    assert sum(len(c.get_offsets()) for c in axes.collections) == beside["slowdown"].notna().sum()
+
+
+def test_repayment_stands_by_what_is_compared_in_calls(clients, draw):
+    drawn = draw(figures.breakeven, of=clients)
+    said = texts(drawn)
+    assert said.index("resident instead of fresh, eager") < said.index("vllm instead of eager")
+    assert "Served instead of Sequential, 1 slot, 3 agents" in said
+    assert re.search(r"Sequential, 1 slot, 3 agents: [\d.]+ calls \[[\d.]+, [\d.]+\]", drawn.description)
+    axes = drawn.figure.axes[0]
+    points = sum(len(c.get_offsets()) for c in axes.collections)
+    assert points == clients.tables["breakeven_repeats"]["calls"].notna().sum()
+
+
+def test_never_is_a_word_and_a_wide_range_has_a_logarithmic_axis(gpus, clients, draw):
+    never = clients.tables["breakeven"].assign(outcome="never", note="its calls are not cheaper")
+    none = figures.Study({**clients.tables, "breakeven": never}, {})
+    drawn = draw(figures.breakeven, of=none)
+    assert texts(drawn).count("never") == len(never)
+    assert "never, its calls are not cheaper" in drawn.description
+    assert draw(figures.breakeven, of=clients).figure.axes[0].get_xscale() == "linear"
+    assert draw(figures.breakeven, of=gpus).figure.axes[0].get_xscale() == "log"
+
+
+def test_a_zygotes_own_start_is_named_beside_what_it_started(gpus, draw):
+    drawn = draw(figures.breakeven, of=gpus)
+    assert "the zygote 5.50 s" in drawn.description
+    assert "A zygote's own start is not counted" in drawn.caption
+
+
 def test_memory_has_one_point_per_trial_and_device(study, draw):
     axes = draw(figures.memory).figure.axes[0]
     devices = cells.only(study.tables["devices"], study.setting)
@@ -258,6 +349,9 @@ def test_a_figure_without_data_says_why(tmp_path):
     assert "no mode that searches was run" in index["attempts"]["missing"]
     assert "several numbers of slots" in index["scaling"]["missing"]
     assert "several start states" in index["starts"]["missing"]
+    assert "replays were off" in index["framework"]["missing"]
+    assert "no agent was measured alone" in index["interference"]["missing"]
+    assert index["breakeven"]["missing"] == ""
     for name in names:
         assert (out / f"{name}.svg").exists()
         assert (out / f"{name}-narrow.svg").exists()

@@ -170,7 +170,7 @@ def test_every_figure_has_a_caption_and_its_words(page):
         f"figure-timeline_{m}"
         for m in ("parallel", "auto_expand", "sequential", "shared", "cooperative", "hierarchical")
     ]
-    measured = len(drawn) - 1  # CPU slots have no memory bandwidth
+    measured = len(drawn) - 3  # CPU slots have no memory bandwidth, and there is no replay, no agent alone
     assert "Not measured: no device's memory bandwidth is known: a CPU slot has no memory" in page.text
     assert len(page.all("figcaption")) == measured
     assert len(page.all("svg")) == 2 * measured
@@ -178,6 +178,44 @@ def test_every_figure_has_a_caption_and_its_words(page):
 
 def test_nothing_that_is_missing_reads_as_a_number(page):
     assert not re.search(r"\b(nan|NaN|None|inf)\b", page.text)
+
+
+# What else costs ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clients(tmp_path_factory) -> Page:
+    """Replays, an agent alone, a server."""
+    root = tmp_path_factory.mktemp("clients")
+    return Page(page_of(made_trials.client_study(root / "trials"), root)[0])
+
+
+def row(page: Page, table: str, cell: str) -> str:
+    """The text of a table's row from its heading on."""
+    text = page.text[page.text.index(table) :]
+    return re.sub(r"\s+", " ", text[text.index(cell) :])[:300]
+
+
+def test_the_frameworks_cost_stands_against_the_goal(clients):
+    said = row(clients, "Goal: at most 1.05 ×", "Served, 1 slot, 3 agents, vllm")
+    assert re.search(r"[\d.]+ ×\[[\d.]+, [\d.]+\].*80.0 ?0 ?inside, but 10 trials are needed", said)
+
+
+def test_agents_beside_others_stand_against_one_alone_or_say_why_not(clients):
+    said = row(clients, "Worked beside", "Shared, 1 slot, 3 agents, eager, process start")
+    assert re.search(r"others on the same worker.*2.4\d ×\[[\d.]+, [\d.]+\]Parallel, 1 slot, 1 agent", said)
+    assert "no agent was measured alone (engine vllm" in clients.text
+
+
+def test_repayment_is_said_in_calls_and_rounds(clients):
+    said = row(clients, "Repaid after calls", "Parallel, 3 slots, 3 agents")
+    assert re.search(r"resident instead of fresh, eager3.0\d\[[\d.]+, [\d.]+\]1.00", said)
+
+
+def test_servers_have_a_table_where_there_are_any(clients, page):
+    said = row(clients, "What the servers say of themselves", "Served, 1 slot, 3 agents, vllm")
+    assert re.search(r"50.0 %0.*at most 3.00.*at most 3.00 %", said)
+    assert "What the servers say of themselves" not in page.text
 
 
 # Inert ---------------------------------------------------------------------------------------------

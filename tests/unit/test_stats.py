@@ -69,6 +69,45 @@ def test_without_a_common_repeat_nothing_is_compared():
     assert "no repeat in common" in found.reason
 
 
+def test_a_ratio_of_means_and_fiellers_interval_by_hand():
+    # x 9, 10, 11: mean 10, s_xx 1; y 2, 1.9, 2.1: mean 2, s_yy 0.01, s_xy 0.05; t²/n = 6.170938.
+    # A = 4 - 0.0617094, B = 20 - 0.3085469, C = 100 - 6.170938: roots (19.6914531 ± √18.22...) / 3.9382906.
+    found = stats.ratio_of_means({1: 9.0, 2: 10.0, 3: 11.0}, {1: 2.0, 2: 1.9, 3: 2.1})
+    a, b, c = 4 - 0.06170938, 20 - 0.3085469, 100 - 6.170938
+    half = math.sqrt(b * b - a * c)
+    assert found.value == 5.0
+    assert (found.low, found.high) == pytest.approx(((b - half) / a, (b + half) / a), rel=1e-6)
+
+
+def test_a_ratio_of_means_in_proportion_has_an_interval_of_no_width():
+    found = stats.ratio_of_means({1: 10.0, 2: 11.0, 3: 12.0}, {1: 2.0, 2: 2.2, 3: 2.4})
+    assert (found.value, found.low, found.high, found.n) == pytest.approx((5.0, 5.0, 5.0, 3))
+
+
+def test_a_ratio_over_what_may_be_zero_has_no_interval_and_says_so():
+    found = stats.ratio_of_means({1: 1.0, 2: 1.0, 3: 1.0}, {1: 1.0, 2: -0.9, 3: 0.5})
+    assert not found.has_interval
+    assert "includes 0" in found.reason
+    assert stats.ratio_of_means({1: 1.0}, {1: 0.0}).value is None
+    assert stats.ratio_of_means({1: 1.0}, {2: 1.0}).reason == "no repeat in common on one host"
+    assert stats.ratio_of_means({1: 6.0}, {1: 2.0}) == stats.Estimate(
+        3.0, None, None, 1, "one trial has no interval"
+    )
+
+
+@pytest.mark.parametrize("n", [3, 5, 9])
+def test_fiellers_interval_covers_the_truth_as_often_as_it_claims(n):
+    draw = random.Random(n)
+    studies = covered = 0
+    while studies < 1000:
+        x = {i: draw.gauss(60, 6) for i in range(n)}
+        found = stats.ratio_of_means(x, {i: draw.gauss(1.5, 0.1) + 0.01 * (x[i] - 60) for i in x})
+        studies += 1
+        covered += not found.has_interval or found.low <= 40 <= found.high
+    low, high = binom.interval(0.99, studies, stats.CONFIDENCE)
+    assert low <= covered <= high
+
+
 @pytest.mark.parametrize(("share", "needed"), [(0.5, 7), (0.9, 44), (0.99, 459)])
 def test_a_percentile_needs_enough_trials(share, needed):
     assert stats.percentile_minimum(share) == needed

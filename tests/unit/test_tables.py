@@ -549,6 +549,118 @@ def test_every_trial_row_agrees_with_its_rounds(whole):
     pd.testing.assert_series_equal(makespans.loc[cold.index], cold, check_names=False)
 
 
+# What is compared across trials --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clients(tmp_path_factory):
+    """Replays, an agent alone, a server."""
+    root = tmp_path_factory.mktemp("clients")
+    lines = made_trials.client_study(root / "trials")
+    built = tables.build(tables.read_manifest(made_trials.write_manifest(root, lines)))
+    tables.write(built, root / "tables")
+    return tables.load(root / "tables")
+
+
+def test_every_trial_has_its_warm_rounds_beside_its_replays(clients):
+    tax = clients["tax"].set_index("trial_id")
+    assert set(tax.index) == set(clients["trials"]["trial_id"])
+    known = tax[tax["mode"] != "cooperative"]
+    assert (known["replays"] == 2).all() and (known["note"] == "").all()
+    pd.testing.assert_series_equal(
+        known["warm_s"] / known["replay_s"], known["warm_over_replay"], check_names=False
+    )
+    # Made: 60 ms of framework in a step, 4 ms in its replay; 180 ids in a prompt, 100 of them the task's.
+    sequential = tax.query("mode == 'sequential'")
+    assert sequential["added_ms_per_step"].mean() == pytest.approx(56, abs=15)
+    assert set(known["added_tokens_per_step"]) == {80.0}
+
+
+def test_a_trial_without_replays_says_so_and_has_no_ratio(clients):
+    row = clients["tax"].query("mode == 'cooperative'").iloc[0]
+    assert row["note"] == "not measured: replays were off (config key replay)"
+    assert row[["replay_s", "warm_over_replay", "added_s"]].isna().all()
+
+
+def test_the_ratio_of_warm_to_replay_is_estimated_over_trials_on_the_log(clients):
+    row = metric(clients["summary"], "warm_over_replay", mode="served")
+    ratios = clients["tax"].query("mode == 'served'")["warm_over_replay"]
+    assert row["estimate"] == pytest.approx(ratios.prod() ** (1 / 3))
+    assert row["low"] < row["estimate"] < row["high"]
+    assert row["n"] == 3
+
+
+def test_every_step_has_a_row_of_what_was_added_to_it(clients):
+    steps = clients["tax_steps"].query("mode == 'shared' and start == 'process' and repeat == 1")
+    assert list(steps["step"]) == ["agent0", "agent1", "agent2"]
+    assert list(steps["added_tokens"]) == [80.0] * 3
+    assert list(steps["added_calls"]) == [0.0] * 3
+
+
+def test_agents_are_slowed_by_what_they_share_against_the_agent_alone(clients):
+    beside = clients["interference"].query("agents > 1 and start == 'process' and engine == 'eager'")
+    found = {(r["mode"], r["gpus"]): r["relation"] for r in beside.to_dict("records")}
+    assert found == {("parallel", 1): "device", ("parallel", 3): "host", ("sequential", 1): "none",
+                     ("shared", 1): "worker", ("cooperative", 1): "none"}  # fmt: skip
+    assert set(beside.dropna(subset=["slowdown"])["alone"]) == {"Parallel, 1 slot, 1 agent"}
+    row = metric(clients["summary"], "slowdown_worker", mode="shared", start="process")
+    # Made: three agents on a worker take 1 + 0.7 · 2 times as long.
+    assert row["estimate"] == pytest.approx(2.4, rel=0.05)
+    assert (row["n"], row["baseline"]) == (3, "Parallel, 1 slot, 1 agent")
+
+
+def test_what_no_agent_alone_was_measured_for_says_so(clients):
+    row = metric(clients["summary"], "slowdown_worker", mode="served")
+    assert pd.isna(row["estimate"])
+    assert "no agent was measured alone (engine vllm, process start" in row["note"]
+
+
+def test_a_fresh_worker_for_each_call_is_repaid_by_the_first_that_stays(clients):
+    rows = clients["breakeven"].query("comparison == 'resident'")
+    assert sorted(zip(rows["b_mode"], rows["agents"], rows["gpus"], strict=True)) == [
+        ("parallel", 1, 1), ("parallel", 3, 1), ("parallel", 3, 3), ("sequential", 3, 1)
+    ]  # fmt: skip
+    sequential = rows.query("b_mode == 'sequential'").iloc[0]
+    assert sequential["calls"] == pytest.approx(1.0, abs=0.05)
+    assert sequential["low"] <= sequential["calls"] <= sequential["high"]
+    crew = rows.query("b_mode == 'parallel' and agents == 3")
+    assert list(crew["calls"]) == pytest.approx([3.0, 3.0], abs=0.1)
+
+
+def test_a_server_is_compared_with_the_modes_of_processes_that_do_the_same_work(clients):
+    rows = clients["breakeven"].query("comparison == 'runner'")
+    assert sorted(rows["a_mode"]) == ["parallel", "sequential", "shared"]
+    assert set(rows["b_engine"]) == {"vllm"}
+    assert len(clients["breakeven_repeats"].query("comparison == 'runner'")) == 9
+
+
+def test_compiling_is_compared_with_eager_and_the_zygote_is_named(tmp_path):
+    lines = made_trials.gpu_study(tmp_path / "trials")
+    built = tables.build(tables.read_manifest(made_trials.write_manifest(tmp_path, lines)))
+    rows = built["breakeven"].query("comparison == 'engine'")
+    assert set(zip(rows["a_engine"], rows["b_engine"], strict=True)) == {("eager", "compiled")}
+    disk = rows.query("start == 'disk'").iloc[0]
+    # Made: 41 s of compiling for 25 - 7.5 ms less a token, 47 tokens: 41 / (47 · 0.0175) rounds of 8 calls.
+    assert disk["calls"] == pytest.approx(8 * 41 / (47 * 0.0175), rel=0.1)
+    assert disk["b_compile_cache"] == "empty"
+    assert pd.isna(disk["zygote_s"])
+    assert set(rows.query("start == 'zygote'")["zygote_s"]) == {5.5}
+
+
+def test_servers_have_a_row_of_what_they_said(clients):
+    rows = clients["serving"]
+    assert list(rows["worker"]) == ["server0"] * 3
+    assert list(rows["prefix_hit_pct"]) == [50.0] * 3
+    assert list(rows["running_peak"]) == [3.0] * 3
+
+
+def test_a_study_with_nothing_to_compare_has_the_tables_with_their_types(study, tmp_path, clients):
+    tables.write(tables.build(tables.read_manifest(study)), tmp_path / "tables")
+    loaded = tables.load(tmp_path / "tables")
+    for name in ("tax", "tax_steps", "serving", "interference", "breakeven", "breakeven_repeats"):
+        assert list(loaded[name].dtypes) == list(clients[name].dtypes), name
+
+
 # Text ----------------------------------------------------------------------------------------------
 
 

@@ -15,8 +15,11 @@ from crewbench import cells, drawing
 from crewbench.drawing import Canvas, Sheet
 from crewbench.figures.decoding import engines
 from crewbench.figures.devices import memory
+from crewbench.figures.framework import framework
 from crewbench.figures.makespans import cold_warm, scaling, stages
 from crewbench.figures.marks import QUIET
+from crewbench.figures.neighbours import interference
+from crewbench.figures.repayment import breakeven
 from crewbench.figures.starting import attempts, starts
 from crewbench.figures.study import TIMELINE, Drawn, Study
 from crewbench.figures.timelines import timeline
@@ -32,6 +35,9 @@ FIGURES: dict[str, Callable[[Study, Canvas], Drawn]] = {
     "starts": starts,
     "engines": engines,
     "memory": memory,
+    "framework": framework,
+    "interference": interference,
+    "breakeven": breakeven,
 }
 
 

@@ -13,7 +13,7 @@ import seaborn as sns
 from crewbench import drawing, palette, stats
 from crewbench.drawing import Canvas
 from crewbench.figures.study import Study
-from crewbench.words import number, seconds
+from crewbench.words import interval, number, seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,7 +92,16 @@ def points(ax: Axes, values: pd.Series, y: float, colour: str, hollow: bool) -> 
 
 def said_at(ax: Axes, y: float, text: str, colour: str) -> None:
     """Words in place of a row's points."""
-    ax.annotate(text, (0, y), xytext=(4, 0), textcoords="offset points", va="center", color=colour, size=8.5)
+    ax.annotate(
+        text,
+        (0, y),
+        xycoords=("axes fraction", "data"),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        color=colour,
+        size=8.5,
+    )
 
 
 def valued(ax: Axes, y: float, text: str) -> None:
@@ -130,3 +139,38 @@ def beside_value(ax: Axes, y: float, text: str, label: str, canvas: Canvas) -> N
 def signed(value: float) -> str:
     """ "+6.05", "-0.2"."""
     return f"{'-' if value < 0 else '+'}{number(abs(value))}"
+
+
+def factor(
+    ax: Axes, values: pd.Series, y: float, colour: str, limit: float, label: str, canvas: Canvas
+) -> stats.Estimate:
+    """A row of ratios: every trial as a point, their geometric mean, its interval as a line and in words.
+
+    `label` is the row's, which on a phone may leave no room for the interval's words."""
+    estimate = mean(values)
+    points(ax, values, y, colour, hollow=False)
+    if estimate.has_interval:
+        ax.plot([estimate.low, min(estimate.high, limit)], [y, y], color=colour, lw=1.6, zorder=2)
+        if estimate.high > limit:
+            ax.plot([limit], [y], marker=">", ms=5, color=colour, clip_on=False)
+    ax.plot([estimate.value] * 2, [y - 0.2, y + 0.2], color=INK, lw=1.6, zorder=4)
+    valued(ax, y, f"{number(estimate.value)} ×")
+    if estimate.has_interval:
+        beside_value(ax, y, interval(estimate), label, canvas)
+    return estimate
+
+
+def reference(ax: Axes, x: float, text: str, colour: str, rows: Iterable[float]) -> None:
+    """A value to compare with: a line through each row that has points, and its name above the axis."""
+    for y in rows:
+        ax.plot([x, x], [y - 0.3, y + 0.3], color=colour, lw=1.4, zorder=1)
+    ax.annotate(
+        text,
+        (x, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(0, 2),
+        textcoords="offset points",
+        ha="center",
+        size=8,
+        color=colour,
+    )

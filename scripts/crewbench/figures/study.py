@@ -25,6 +25,9 @@ QUESTIONS = {
     "starts": "What does a cold start cost?",
     "engines": "How near does each engine come to the memory-bandwidth limit?",
     "memory": "How full does each device get?",
+    "framework": "What does the agents' framework cost?",
+    "interference": "How much do agents slow each other?",
+    "breakeven": "After how many calls is a dearer start repaid?",
 }
 """What each figure answers, in the report's order. Then follows a timeline of each mode."""
 
@@ -88,6 +91,10 @@ class Study:
 
     def label(self, cell: Mapping[str, Any], varying: Iterable[str] = ()) -> str:
         return cells.label(cell, varying, self.kind)
+
+    def setting_of(self, cell: Mapping[str, Any], varying: Iterable[str]) -> str:
+        """What a cell's label says besides mode and devices: "3 agents, eager, process start"."""
+        return self.label(cell, varying).removeprefix(self.label(cell)).removeprefix(", ")
 
     def setting_words(self, *without: str) -> str:
         """The headline setting in words."""

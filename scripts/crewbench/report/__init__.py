@@ -19,10 +19,14 @@ from markupsafe import Markup
 from crewbench import cells, drawing, inert, metrics, palette, verdict
 from crewbench.figures.study import TIMELINE
 from crewbench.records import Status
+from crewbench.report import costs
 from crewbench.report.glossary import GLOSSARY
 from crewbench.stats import Estimate
 from crewbench.tables import Manifest
 from crewbench.words import count, ended, interval, number
+
+COSTS = ("framework", "interference", "breakeven")
+"""Figures that stand in a section of their own, each with its table."""
 
 HERE = Path(__file__).parent
 ROWS_MAX = 200
@@ -80,6 +84,8 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
     device = "slot" if kind == "slot" else "GPU"
     drawn = [_figure(entry, figures) for entry in json.loads((figures / "figures.json").read_text())]
     timelines = [f for f in drawn if f.name.startswith(TIMELINE.format(mode=""))]
+    of_costs = {f.name: f for f in drawn if f.name in COSTS}
+    thresholds = manifest.config.get("thresholds", {})
     here = cells.only(tables["summary"], setting)
     elsewhere = tables["summary"].drop(here.index)
     return {
@@ -97,14 +103,20 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
         "headline": _table(here, cells.common_workload(cells.only(trials, setting)), kind, ()),
         "headings": _headings(device),
         "elsewhere": _table(elsewhere, None, kind, _varying(tables["summary"])),
-        "figures": [f for f in drawn if f not in timelines],
+        "figures": [f for f in drawn if f not in timelines and f.name not in COSTS],
+        "costs": of_costs,
+        "framework": costs.framework(tables, kind, thresholds)[:ROWS_MAX],
+        "goal": thresholds.get("framework_ratio", costs.GOAL),
+        "interference": costs.interference(tables, kind)[:ROWS_MAX],
+        "breakeven": costs.breakeven(tables, kind)[:ROWS_MAX],
+        "serving": costs.serving(tables, kind)[:ROWS_MAX],
         "timelines": timelines,
         "failed_trials": _failed_trials(trials, tables["agents"]),
         "failed_attempts": _failed_attempts(tables["attempts"], kind),
         "first_ooms": _first_ooms(tables["ooms"], tables["workers"], kind),
         "skipped": _skipped(tables["skipped"], kind),
         "tainted": _records(trials[trials["tainted"]], "trial_id", "host", "taints"),
-        "checks": _checks(trials, manifest.config.get("thresholds", {})),
+        "checks": _checks(trials, thresholds),
         "outputs": _outputs(tables["outputs"]),
         "sessions": _sessions(tables["study"], kind),
         "environment": _environment(tables["environment"], manifest),

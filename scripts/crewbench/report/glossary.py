@@ -27,6 +27,24 @@ GLOSSARY = (
         "What one agent's decoding cannot exceed: bytes that the device's memory moves in a second, measured "
         "after the trial, over the bytes of weights that a token reads.",
     ),
+    (
+        "replay",
+        "The calls of the last warm round made again straight through the engine, without CrewAI and "
+        "LangChain, as many at once as before. What a warm round takes more is the framework's.",
+    ),
+    (
+        "alone",
+        "One agent that had a worker and its devices to itself, in a cell with one agent, whatever its mode.",
+    ),
+    (
+        "call",
+        "One agent's task as a part of the crew's work: a warm makespan over the number of its tasks.",
+    ),
+    (
+        "repaid",
+        "What starts later and calls faster is ahead after so many calls; never, where a call is not shown "
+        "to be cheaper.",
+    ),
     ("makespan", "From the start of a round to its last answer, in seconds."),
     ("stages", "Disjoint parts of a makespan along its critical path: " + ", ".join(STAGES) + "."),
     ("attempt", "One try of a mode that has several; auto-expansion adds a device after an out-of-memory."),
