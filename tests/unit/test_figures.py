@@ -284,6 +284,16 @@ def test_never_is_a_word_and_a_wide_range_has_a_logarithmic_axis(gpus, clients, 
     assert draw(figures.breakeven, of=gpus).figure.axes[0].get_xscale() == "log"
 
 
+def test_of_many_pairs_those_of_two_cells_are_shown(clients, draw):
+    pairs = clients.tables["breakeven"]
+    many = pd.concat(
+        [pairs, *(pairs.query("comparison == 'resident'").assign(agents=n) for n in range(9, 40))]
+    )
+    drawn = draw(figures.breakeven, of=figures.Study({**clients.tables, "breakeven": many}, {}))
+    assert len([t for t in texts(drawn) if "slot" in t]) == ROWS_MAX
+    assert len([t for t in texts(drawn) if t.startswith("Served instead of")]) == 3
+
+
 def test_a_zygotes_own_start_is_named_beside_what_it_started(gpus, draw):
     drawn = draw(figures.breakeven, of=gpus)
     assert "the zygote 5.50 s" in drawn.description

@@ -24,7 +24,9 @@ def breakeven(study: Study, canvas: Canvas) -> Drawn:
     found = ordered(study.tables["breakeven"])
     if found.empty:
         return missing(study, "breakeven", "no trial had a warm round to compare")
-    rows = found.head(ROWS_MAX).to_dict("records")
+    # Of many, those that stay are of two cells: a resident worker is repaid about as soon everywhere.
+    kept = found.sort_values("comparison", key=lambda kinds: kinds == RESIDENT, kind="stable").head(ROWS_MAX)
+    rows = found.loc[kept.index.sort_values()].to_dict("records")
     varying = cells.varying(pd.DataFrame(rows), ("agents", "start", "host"))
     labels = [label(row, varying, study.kind) for row in rows]
     under = [heading(row) for row in rows]
@@ -106,7 +108,8 @@ def ordered(found: pd.DataFrame) -> pd.DataFrame:
         _not=found["a_mode"] != cells.baseline(),
     )
     by = ["_kind", "b_engine", "a_engine", "_not", "_a", "_b", "agents", "gpus", "start", "b_variant", "host"]
-    return keys.sort_values(by, kind="stable").drop(columns=["_kind", "_a", "_b", "_not"])
+    keys = keys.sort_values(by, kind="stable", ignore_index=True)
+    return keys.drop(columns=["_kind", "_a", "_b", "_not"])
 
 
 def heading(row: Mapping[str, Any]) -> str:
