@@ -215,6 +215,11 @@ class Variant(Section):
     cache_tokens: Count | None = Field(
         None, description="compiled: tokens that the static cache holds, prompt and output (null: 2048)"
     )
+    cudnn_attention: bool | None = Field(
+        None,
+        description="eager, compiled: let torch choose cuDNN's attention, as it does by itself on Hopper "
+        "(null: no for eager, where it makes a plan for each length and thread; yes for compiled)",
+    )
     layout: Literal["tensor", "replicas"] | None = Field(
         None,
         description="served: tensor (one server over all GPUs, what null means) or replicas (one on each)",

@@ -54,7 +54,7 @@ ENGINES: dict[str, EngineInfo] = {
         "Eager",
         "Transformers generate, eager",
         _LOCAL,
-        options=("loader",),
+        options=("loader", "cudnn_attention"),
         one_device_options=_READS_ONTO_ONE,
     ),
     "compiled": EngineInfo(
@@ -62,7 +62,7 @@ ENGINES: dict[str, EngineInfo] = {
         "Compiled",
         "Transformers generate, static cache and torch.compile",
         _LOCAL,
-        options=("loader", "cache_tokens"),
+        options=("loader", "cache_tokens", "cudnn_attention"),
         no_threads="CUDA graphs of torch.compile fail when threads share them (pytorch issue 123177)",
         one_device="torch.compile makes no CUDA graph of kernels on several devices",
         device_kinds=("gpu",),

@@ -21,6 +21,9 @@ from crewbench.engines.hf import Eager
 class Compiled(Eager):
     """`cache_tokens` is the length of the one static cache: prompt and output of a call must fit in it."""
 
+    # One shape, recorded once: a plan of cuDNN's for it costs nothing later.
+    cudnn_attention = True
+
     def __init__(self, *, cache_tokens: int = 2048, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.cache_tokens = cache_tokens

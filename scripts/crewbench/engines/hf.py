@@ -95,7 +95,13 @@ class Eager:
     `length` "fixed" makes exactly `tokens` ids, greedily.
 
     `loader`: "transformers" reads as `from_pretrained` does, "parallel" as weights.py does.
+
+    `cudnn_attention`: whether torch may choose cuDNN's attention, as it does by itself on Hopper. cuDNN builds
+    a plan for each length of the KV cache and keeps it for the thread that asked; CrewAI makes every call from
+    a new thread, so each decoded token would pay for a plan in every layer.
     """
+
+    cudnn_attention = False
 
     def __init__(
         self,
@@ -106,8 +112,11 @@ class Eager:
         tokens: int,
         account: Account,
         loader: str = "transformers",
+        cudnn_attention: bool | None = None,
     ) -> None:
         self.path = str(path)
+        if cudnn_attention is not None:
+            self.cudnn_attention = cudnn_attention
         self.loader = loader
         self.dtype = getattr(torch, dtype)
         self.devices = list(devices)
@@ -119,6 +128,7 @@ class Eager:
 
     def load(self) -> Loaded:
         began = time.monotonic()
+        torch.backends.cuda.enable_cudnn_sdp(self.cudnn_attention)
         cuda = [torch.device(d) for d in self.devices if d.startswith("cuda")]
         try:
             for device in cuda:  # a full device has no room for a context either
