@@ -96,9 +96,9 @@ class Eager:
 
     `loader`: "transformers" reads as `from_pretrained` does, "parallel" as weights.py does.
 
-    `cudnn_attention`: whether torch may choose cuDNN's attention, as it does by itself on Hopper. cuDNN builds
-    a plan for each length of the KV cache and keeps it for the thread that asked; CrewAI makes every call from
-    a new thread, so each decoded token would pay for a plan in every layer.
+    `cudnn_attention`: whether torch may choose cuDNN's attention, as it does by itself on Hopper. cuDNN makes
+    a plan for each length of the KV cache and keeps it for the thread that asked; CrewAI makes every call
+    from a new thread, so each decoded token would pay for a plan in every layer.
     """
 
     cudnn_attention = False
