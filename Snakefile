@@ -27,6 +27,7 @@ follow(workflow, MATRIX)
 
 include: "workflow/rules/model.smk"
 include: "workflow/rules/trial.smk"
+include: "workflow/rules/quality.smk"
 include: "workflow/rules/analysis.smk"
 include: "workflow/rules/report.smk"
 
@@ -41,7 +42,7 @@ rule all:
         rules.report.output.page,
         rules.figures.output,
         rules.tables.output,
-        rules.tables.input.trials,
+        rules.tables.input,
 
 
 # The scripts read the manifest. It is no rule's output: Snakemake does not look for other changes in what

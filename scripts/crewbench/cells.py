@@ -10,6 +10,7 @@ import pandas as pd
 
 from crewbench.deployment import Deployment
 from crewbench.modes import MODES
+from crewbench.quality import Agreement
 from crewbench.trial import Cell
 
 CELL = ["mode", "gpus", "agents", "engine", "start", "variant"]
@@ -105,6 +106,13 @@ def label(row: Row, varying: Iterable[str] = (), kind: str = "gpu") -> str:
 def compile_cache(row: Row) -> str:
     """ "compile cache empty", or nothing where the engine compiles nothing."""
     return "" if row["compile_cache"] == "none" else f"compile cache {row['compile_cache']}"
+
+
+def agreement(trials: pd.DataFrame, where: Mapping[str, Any]) -> Agreement:
+    """Whether the engine of these trials that have `where`'s engine, variant, host and GPUs, as far as it
+    names them, agrees with float32: what stands beside its speed."""
+    named = {name: where[name] for name in ("engine", "variant", "host", "gpus") if name in where}
+    return Agreement.worst(only(trials, named)["agreement"].unique())
 
 
 def varying(rows: pd.DataFrame, names: Iterable[str] = (*CELL, "host")) -> list[str]:

@@ -35,12 +35,42 @@ TRIAL = (
 )
 """What runs in a trial. A test follows the imports of scripts/trial.py and compares."""
 
+QUALITY = (
+    "quality.py",
+    "crewbench/crews.py",
+    "crewbench/deployment.py",
+    "crewbench/extras.py",
+    "crewbench/observation.py",
+    "crewbench/quality.py",
+    "crewbench/records.py",
+    "crewbench/runners.py",
+    "crewbench/start.py",
+    "crewbench/trial.py",
+    "crewbench/checkpoint/files.py",
+    "crewbench/checkpoint/manifest.py",
+    "crewbench/devices/**/*.py",
+    "crewbench/engines/**/*.py",
+    "crewbench/execute/__init__.py",
+    "crewbench/execute/clients.py",
+    "crewbench/execute/guardian.py",
+    "crewbench/execute/keeper.py",
+    "crewbench/execute/preload.py",
+    "crewbench/execute/process.py",
+    "crewbench/execute/server.py",
+    "crewbench/execute/setup.py",
+    "crewbench/execute/surroundings.py",
+    "crewbench/execute/worker.py",
+    "crewbench/watch.py",
+)
+"""What runs in a check of an engine. Another test does the same for scripts/quality.py."""
+
 UNMEASURED = {
     "crewbench/__init__.py": "a version number",
     "crewbench/checkpoint/__init__.py": "holds nothing",
     "crewbench/config.py": "its effect is the Spec, which names the trial's directory",
     "crewbench/matrix.py": "the same",
     "crewbench/estimate.py": "what is told and reserved before a trial runs",
+    "crewbench/quality.py": "what is checked beside the trials; its own rule hashes it",
     "crewbench/problems.py": "words for what is wrong with a config",
     "crewbench/modes/": "its effect is the Deployments, which are hashed by themselves",
     "crewbench/provenance.py": "describes the machine after the work, beside the measurement",

@@ -28,6 +28,7 @@ from pydantic_core import PydanticCustomError
 from crewbench.engines import ENGINES
 from crewbench.modes import MODES
 from crewbench.problems import ConfigError, Problem, did_you_mean, key_path, read_yaml, shown
+from crewbench.quality import TIMES
 from crewbench.start import STARTS
 from crewbench.trial import AgentSpec, Cell, TaskSpec
 
@@ -289,6 +290,11 @@ class Thresholds(Section):
         1.05, description="warm makespan over its replay without CrewAI that the framework should stay within"
     )
     idle_share: Share = Field(0.02, description="share of a makespan that may stay unexplained")
+    logit_error: Positive = Field(
+        TIMES,
+        description="an engine whose logits are further from float32's than this many times the error of a "
+        "plain forward in its own type differs (2: a bit of the mantissa more; docs/method.md)",
+    )
 
 
 class Config(Section):

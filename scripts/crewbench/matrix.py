@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from crewbench import extras
+from crewbench.checkpoint.manifest import DTYPE_BYTES
 from crewbench.config import (
     Config,
     CrewTexts,
@@ -34,6 +35,7 @@ from crewbench.estimate import estimate_s
 from crewbench.extras import EXTRAS
 from crewbench.modes import MODES
 from crewbench.problems import ConfigError, Problem, read_yaml
+from crewbench.quality import Check, conversations
 from crewbench.records import canonical_json
 from crewbench.runners import RUNNERS
 from crewbench.trial import AgentSpec, Cell, Spec, TaskSpec
@@ -145,8 +147,8 @@ def _hub_snapshot(model: Model) -> Path:
     raise ConfigError("the config", [Problem("model.repo", right, json.dumps(model.repo))])
 
 
-def _own_dtype(directory: Path) -> str:
-    """The type a checkpoint says its weights have."""
+def own_dtype(directory: Path) -> str:
+    """The type a checkpoint says its weights have. ConfigError where it does not say."""
     try:
         said = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         name = str(said.get("dtype") or said.get("torch_dtype") or "").removeprefix("torch.")
@@ -179,7 +181,7 @@ def resolve_model(model: Model, root: Path = Path()) -> ModelInfo:
         files = _fingerprint(directory)
         identity["files"] = files
         weights_mib = sum(size for n, size, _ in files if n.endswith(".safetensors")) >> 20
-        dtype = _own_dtype(directory) if model.dtype == "auto" else model.dtype
+        dtype = own_dtype(directory) if model.dtype == "auto" else model.dtype
     identity |= {"kind": model.kind, "dtype": dtype}
     model_id = f"{_slug(name)}-{hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:8]}"
     synthetic, hub = model.kind == "synthetic", model.kind == "hub"
@@ -298,6 +300,7 @@ class Matrix:
     skipped: list[Skip] = field(default_factory=list)
     _plans: dict[str, _Plan] = field(default_factory=dict)
     _estimates: dict[tuple[str, int], float] = field(default_factory=dict)
+    _checks: dict[str, Check] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.trials)
@@ -372,6 +375,54 @@ class Matrix:
         """The Deployments that the trial will try, in order."""
         return self._plan(self.trial(trial_id).cell).attempts
 
+    def _check(self, cell: Cell) -> Check:
+        """What is checked of the cell's engine: the same for all cells whose engine computes alike."""
+        key = cell.trial_id(0)
+        if key not in self._checks:
+            config, attempts = self.config, self._plan(cell).attempts
+            task = next(iter(self.crew.tasks.values()))
+            self._checks[key] = Check(
+                engine=cell.engine,
+                options={n: cell.options[n] for n in ENGINES[cell.engine].options if n in cell.options},
+                devices=max(len(w.devices) for deployment in attempts for w in deployment.workers),
+                model_dir=self.model.dir,
+                dtype=self.model.dtype,
+                device_kind=self.devices.kind,
+                exclusive=config.exclusive,
+                threads=config.threads_per_worker,
+                load_timeout_s=config.timeouts.load_s,
+                step_timeout_s=config.timeouts.step_s,
+                conversations=conversations(self.crew.agents, task, config.crew.inputs, config.seed),
+            )
+        return self._checks[key]
+
+    @property
+    def checks(self) -> dict[str, Check]:
+        """What is checked of the study's engines, by check_id, in the order of the trials."""
+        found = (self._check(trial.cell) for trial in self)
+        return {check.check_id: check for check in found}
+
+    def check(self, check_id: str, spec8: str | None = None) -> Check:
+        """MatrixError when no trial's engine is checked so, or not with that hash."""
+        found = self.checks.get(check_id)
+        if found is None:
+            raise MatrixError(f"no check {check_id!r} in this matrix: it has {', '.join(self.checks)}")
+        if spec8 not in (None, found.spec8):
+            raise MatrixError(f"{check_id} is {found.spec8} with this config, not {spec8}")
+        return found
+
+    def check_resources(self, check_id: str) -> dict[str, int]:
+        """What the workflow reserves for a check, as `resources` does for a trial."""
+        check = self.check(check_id)
+        exact_mib = 4 * self.model.weights_mib // DTYPE_BYTES.get(check.dtype, 1)
+        return {
+            "gpu": check.devices,
+            "host": HOST if check.exclusive else 1,
+            "mem_mb": 3000 + (2 * exact_mib if check.device_kind == "slot" else 4096),
+            "runtime": 15 + math.ceil((check.load_timeout_s + check.step_timeout_s) / 20),
+            "cores": check.threads,
+        }
+
     def estimated_s(self, trial_id: str) -> float:
         """Rough seconds, for the order of packed trials and to tell a user: never a result."""
         trial = self.trial(trial_id)
@@ -433,8 +484,18 @@ class Matrix:
                     **_cell_row(t.cell),
                     "repeat": t.repeat,
                     "warm_rounds": t.warm_rounds,
+                    "check_id": self._check(t.cell).check_id,
                 }
                 for t in self
+            ],
+            "checks": [
+                {
+                    "check_id": c.check_id,
+                    "spec8": c.spec8,
+                    "dir": f"{RESULTS}/{c.place}",
+                    **{name: getattr(c, name) for name in ("engine", "options", "devices", "dtype")},
+                }
+                for c in self.checks.values()
             ],
             "skipped": [{**_cell_row(s.cell), "reason": s.reason} for s in self.skipped],
         }
@@ -442,7 +503,7 @@ class Matrix:
     def wanted(self) -> dict[str, Any]:
         """The part of the manifest that the tables are made from."""
         manifest = self.manifest()
-        return {name: manifest[name] for name in ("trials", "skipped")}
+        return {name: manifest[name] for name in ("trials", "checks", "skipped")}
 
 
 def _cell_row(cell: Cell) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Runners hold workers. This file names them and says what each offers; it imports none.
 
 To add one, add a file under execute/ with a class that takes a Setup and has `start(worker, devices, life,
-attempt) -> Handle`, `zygote_s` and `taints`, and a line to RUNNERS.
+attempt) -> Handle`, `zygote_s` and `taints`, and a line to RUNNERS. Where it is the first of an engine's
+runners, the file also has `held(job)`: a context that gives the job's engine, loaded and without agents.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ class RunnerInfo:
     """`module` and `cls` say where the runner is; `starts` the start states that it can bring about, the
     usual one first; `options` the variant options it takes, `one_worker_options` (option, why) those that
     two workers cannot both have; `extra` what must be installed (extras.py). Other runners are compared
-    with the one that is the `baseline`; `metrics`: its workers are asked for theirs (servers.csv)."""
+    with the one that is the `baseline`; `metrics`: its workers are asked for theirs (servers.csv);
+    `batches`: calls that are made at once are computed together."""
 
     module: str
     cls: str
@@ -25,6 +27,7 @@ class RunnerInfo:
     extra: str = ""
     baseline: bool = False
     metrics: bool = False
+    batches: bool = False
 
 
 RUNNERS: dict[str, RunnerInfo] = {
@@ -43,5 +46,6 @@ RUNNERS: dict[str, RunnerInfo] = {
         options=("clients", "port"),
         one_worker_options=(("port", "two servers cannot listen on it"),),
         metrics=True,
+        batches=True,
     ),
 }

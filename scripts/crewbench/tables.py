@@ -27,8 +27,9 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
-from crewbench import breakeven, cells, inert, interference, metrics, serving, session, stats, tax
+from crewbench import breakeven, cells, inert, interference, metrics, quality, serving, session, stats, tax
 from crewbench.engines import ENGINES
+from crewbench.quality import Agreement
 from crewbench.records import (
     FILES,
     AgentRow,
@@ -65,7 +66,7 @@ class TableError(Exception):
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """results/matrix.json: the trials that were wanted, in order, where each is, the cells that were skipped,
-    and how many devices a host has (None: not said)."""
+    how many devices a host has (None: not said), and the checks of engines (none in older manifests)."""
 
     path: Path
     config: dict[str, Any]
@@ -73,6 +74,7 @@ class Manifest:
     trials: list[dict[str, str]]
     skipped: list[dict[str, Any]]
     host_gpus: int | None = None
+    checks: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(slots=True)
@@ -122,6 +124,7 @@ def read_manifest(path: Path) -> Manifest:
             list(data["trials"]),
             list(data.get("skipped", [])),
             data.get("devices", {}).get("count"),
+            list(data.get("checks", [])),
         )
     except FileNotFoundError:
         raise TableError([f"{path}: there is no manifest; `make report` writes it"]) from None
@@ -261,8 +264,11 @@ def samples(content: bytes) -> Samples:
 # Reducing one trial ------------------------------------------------------------------------------
 
 
-def trial_row(trial: Trial, devices: list[dict[str, Any]], taxed: tax.Tax) -> dict[str, Any]:
-    """One trial in one row: what it was, how it ended, and every metric of METRICS (None: not measured)."""
+def trial_row(
+    trial: Trial, devices: list[dict[str, Any]], taxed: tax.Tax, agreement: str = Agreement.NOT_MEASURED
+) -> dict[str, Any]:
+    """One trial in one row: what it was, whether its engine agrees with float32, how it ended, and every
+    metric of METRICS (None: not measured)."""
     record, rounds = trial.record, trial.rounds
     last = max((r.attempt for r in rounds), default=0)
     final = [r for r in rounds if r.attempt == last]
@@ -286,6 +292,7 @@ def trial_row(trial: Trial, devices: list[dict[str, Any]], taxed: tax.Tax) -> di
     return {
         **record["identity"],
         "agents_per_device": cells.agents_per_device(Cell(**record["spec"]["cell"])),
+        "agreement": str(agreement),
         "compile_cache": _compile_cache(record),
         "compile_cache_files": compiled.get("files"),
         "compile_cache_mib": compiled.get("mib"),
@@ -544,6 +551,8 @@ def build(manifest: Manifest) -> dict[str, pd.DataFrame]:
     trials, devices, attempts, ran, problems = [], [], [], [], []
     found = _Found()
     facts: dict[tuple[str, str, str], int] = defaultdict(int)
+    checks = check_rows(manifest)
+    agreements = {row["check_id"]: row["agreement"] for row in checks}
     for line in manifest.trials:
         try:
             trial = read_trial(line)
@@ -554,7 +563,8 @@ def build(manifest: Manifest) -> dict[str, pd.DataFrame]:
             collected.append(trial.bodies[name])
         rows = device_rows(trial)
         taxed = tax_of(trial)
-        trials.append(trial_row(trial, rows, taxed))
+        agreement = agreements.get(line.get("check_id"), Agreement.NOT_MEASURED)
+        trials.append(trial_row(trial, rows, taxed, agreement))
         found.add(trial, taxed)
         devices += rows
         attempts += attempt_rows(trial)
@@ -577,6 +587,7 @@ def build(manifest: Manifest) -> dict[str, pd.DataFrame]:
         session.summarise(filter(None, ran), planned, manifest.host_gpus),
         columns=[f.name for f in fields(session.Session)],
     )
+    tables["quality"] = _numbers_of_checks(checks)
     tables["skipped"] = pd.DataFrame(manifest.skipped, columns=[*cells.CELL, "reason"])
     tables["environment"] = pd.DataFrame(
         [(*key, count) for key, count in sorted(facts.items())], columns=["host", "key", "value", "trials"]
@@ -668,6 +679,21 @@ def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(wanted, float))
 
 
+def check_rows(manifest: Manifest) -> list[dict[str, Any]]:
+    """The manifest's checks of engines with their judgement. TableError for a record that cannot be read."""
+    times = (manifest.config.get("thresholds") or {}).get("logit_error", quality.TIMES)
+    try:
+        return quality.rows(manifest.checks, times)
+    except ValueError as error:
+        raise TableError([str(error)]) from None
+
+
+def _numbers_of_checks(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=list(quality.COLUMNS))
+    numbers = ["times_plain", *(f.name for f in fields(quality.Numbers))]
+    return frame.astype(dict.fromkeys(numbers, float))
+
+
 def _join(bodies: list[bytes], row_type: type) -> pd.DataFrame:
     """Files of one type as one table: their bodies were checked one by one, so they are parsed together."""
     names = columns(row_type)
@@ -720,6 +746,7 @@ def summarise(
             "ok": len(ok),
             **{s.value: statuses[s.value] for s in Status if s is not Status.OK},
             "tainted": sum(bool(t["tainted"]) for t in group),
+            "agreement": str(Agreement.worst(t["agreement"] for t in group)),
         }
         for metric in metrics.METRICS.values():
             values = [t[metric.name] for t in ok if t[metric.name] is not None]
@@ -863,6 +890,7 @@ def load(out: Path) -> dict[str, pd.DataFrame]:
         "breakeven",
         "breakeven_repeats",
         "study",
+        "quality",
         "skipped",
         "environment",
         "samples",

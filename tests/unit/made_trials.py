@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
-from crewbench import modes
+from crewbench import modes, quality
 from crewbench.deployment import Deployment, Step, Worker
 from crewbench.records import (
     FILES,
@@ -247,7 +249,8 @@ def write_trial(
         **(more or {}),
     }
     (here / "trial.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    return {"trial_id": who.trial_id, "spec8": what.spec8, "dir": str(here)}
+    line = {"trial_id": who.trial_id, "spec8": what.spec8, "dir": str(here)}
+    return {**line, "check_id": f"{who.engine}__d1"}
 
 
 def make_results(
@@ -262,12 +265,41 @@ def make_results(
     return write_manifest(root, lines, skipped)
 
 
-def write_manifest(root: Path, lines: list[dict[str, str]], skipped: Iterable[dict] = ()) -> Path:
+def make_check(root: Path, engine: str, unseen: str = "", error: str = "", **numbers: float | None) -> dict:
+    """Writes the check of an engine in bfloat16 under `root` and gives its line of the manifest. Its logits
+    are as far off as a plain forward's, 0.04, unless `numbers` say else."""
+    made = {
+        **{"prompts": 3, "tokens": 96, "logit_std": 1.5, "gap": 0.05, "own_gap": 0.0, "top1_share": 0.95},
+        **{"logit_error": 0.04, "logit_max": 0.2, "logit_mean": 0.02, "logprob_error": 0.03},
+        **{"plain_logit_error": 0.04, "plain_logit_max": 0.2, "plain_logprob_error": 0.03},
+        "broken_tokens": 0,
+        **numbers,
+    }
+    told = {"engine": engine, "options": {}, "devices": 1, "dtype": "bfloat16"}
+    line = {"check_id": f"{engine}__d1", "spec8": "0" * 8, "dir": str(root / engine), **told}
+    record = {
+        **{"check_id": line["check_id"], "spec8": line["spec8"], "check": told, "host": "box"},
+        **{"device_name": "CPU slot", "unseen": unseen, "error": error},
+        "status": Status.ERROR if error else Status.OK,
+        "numbers": None if unseen or error else made,
+    }
+    quality.write(record, Path(line["dir"]))
+    return line
+
+
+def write_manifest(
+    root: Path,
+    lines: list[dict[str, str]],
+    skipped: Iterable[dict] = (),
+    checks: Iterable[dict] = (),
+    config: Mapping[str, Any] = MappingProxyType({}),
+) -> Path:
     manifest = {
-        "config": {"name": "made", "repeats": 3},
+        "config": {"name": "made", "repeats": 3, **config},
         "model": {"kind": "synthetic", "shape": "tiny", "parameters": 1_000_000, "sha256": "a" * 64},
         "trials": lines,
         "skipped": list(skipped),
+        "checks": list(checks),
     }
     root.mkdir(parents=True, exist_ok=True)
     path = root / "matrix.json"

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from crewbench import code_hash
-from crewbench.code_hash import MODEL, SCRIPTS, TRIAL, UNMEASURED, files, imports, statements
+from crewbench.code_hash import MODEL, QUALITY, SCRIPTS, TRIAL, UNMEASURED, files, imports, statements
 
 SOURCE = '''
 """A module."""
@@ -85,6 +85,16 @@ def test_what_a_trial_imports_is_hashed_or_named_as_not_measuring():
     hashed = set(files(TRIAL))
     unknown = {
         p for p in imports(SCRIPTS / "trial.py") if p not in hashed and not str(p).startswith(unmeasured)
+    }
+    assert {str(p.relative_to(SCRIPTS)) for p in unknown} == set()
+
+
+def test_what_a_check_of_an_engine_imports_is_hashed_or_named_as_not_measuring():
+    unmeasured = tuple(str(SCRIPTS / name) for name in UNMEASURED)
+    hashed = set(files(QUALITY))
+    assert SCRIPTS / "crewbench/quality.py" in hashed
+    unknown = {
+        p for p in imports(SCRIPTS / "quality.py") if p not in hashed and not str(p).startswith(unmeasured)
     }
     assert {str(p.relative_to(SCRIPTS)) for p in unknown} == set()
 

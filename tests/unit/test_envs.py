@@ -88,6 +88,6 @@ def test_the_conda_file_wraps_the_pinned_requirements(root):
 
 def test_every_rule_names_the_conda_file(root):
     rules = [path.read_text() for path in (root / "workflow/rules").glob("*.smk")]
-    assert sum(text.count("\nrule ") for text in rules) == 5
+    assert sum(text.count("\nrule ") for text in rules) == 6
     for text in rules:
         assert text.count("\nrule ") == text.count('"../../envs/crewbench.yaml"')

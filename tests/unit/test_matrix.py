@@ -408,3 +408,76 @@ def test_a_hub_model_that_is_not_in_the_cache_is_an_error_without_a_download(bui
         ConfigError, match='model.repo: found "nobody/nothing"; revision .* local Hugging Face'
     ):
         build(model={"kind": "hub", "repo": "nobody/nothing"}, runs=[{"mode": "shared"}])
+
+
+# Checks of engines ---------------------------------------------------------------------------------
+
+GPUS = {"gpus": 8, "devices": {"kind": "gpu"}}
+
+
+def test_an_engine_is_checked_once_for_all_trials_that_compute_alike(build):
+    variants = {"short": {"output_tokens": 4, "memory_mib": 40}, "fast": {"loader": "parallel"}}
+    made = build(
+        repeats=3,
+        variants=variants,
+        runs=[
+            {"mode": "parallel", "gpus": [2, 4], "agents": [4, 8], "start": ["zygote", "disk"]},
+            {"mode": "shared", "variant": ["base", "short", "fast"]},
+        ],
+    )
+    assert list(made.checks) == ["eager__d1", "eager__d1__loader-parallel"]
+    told = {line["check_id"] for line in made.manifest()["trials"] if line["variant"] == "fast"}
+    assert told == {"eager__d1__loader-parallel"}
+
+
+def test_each_engine_and_each_number_of_devices_of_a_copy_has_a_check_of_its_own(build):
+    made = build(
+        **GPUS,
+        variants={
+            "spread": {"devices_per_copy": 2},
+            "small": {"cache_tokens": 512},
+            "two": {"layout": "replicas"},
+        },
+        runs=[
+            {"mode": "parallel", "gpus": 2, "agents": 2, "engine": ["eager", "compiled"]},
+            {"mode": "parallel", "gpus": 2, "agents": 2, "variant": "spread"},
+            {"mode": "parallel", "gpus": 2, "agents": 2, "engine": "compiled", "variant": "small"},
+            {"mode": "served", "gpus": [1, 4], "engine": "vllm"},
+            {"mode": "served", "gpus": 4, "engine": "vllm", "variant": "two"},
+        ],
+    )
+    assert set(made.checks) == {
+        *("eager__d1", "eager__d2", "compiled__d1", "compiled__d1__cache_tokens-512"),
+        *("vllm__d1", "vllm__d4"),
+    }
+    assert made.check_resources("vllm__d4")["gpu"] == 4
+    assert made.check_resources("eager__d1")["host"] == matrix.HOST
+
+
+def test_a_check_is_rebuilt_from_the_manifest_as_it_was(build, tmp_path):
+    made = build(runs=EVERY_MODE, variants=SHORT)
+    matrix.write(made, tmp_path / "matrix.json")
+    again = matrix.read(tmp_path / "matrix.json")
+    assert again.checks == made.checks
+    (check,) = made.checks.values()
+    assert made.manifest()["checks"][0]["dir"] == f"results/quality/eager__d1/{check.spec8}"
+    with pytest.raises(MatrixError, match="no check 'vllm__d1'"):
+        again.check("vllm__d1")
+    with pytest.raises(MatrixError, match=check.spec8):
+        again.check("eager__d1", "00000000")
+
+
+@pytest.mark.parametrize(
+    ("change", "changes"),
+    [
+        ({"generation": {"output_tokens": 4}}, False),
+        ({"repeats": 2, "warm_rounds": 0}, False),
+        ({"thresholds": {"logit_error": 3}}, False),
+        ({"model": {"dtype": "bfloat16"}}, True),
+        ({"model": {"seed": 1}}, True),
+        ({"seed": 2}, True),
+    ],
+)
+def test_a_check_changes_with_what_it_reads_alone(build, change, changes):
+    before, after = (build(runs=EVERY_MODE, variants=SHORT, **c).check("eager__d1") for c in ({}, change))
+    assert (before.spec8 != after.spec8) == changes

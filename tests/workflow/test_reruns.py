@@ -18,7 +18,7 @@ def trial_dir(checkout, trial_id=SHARED):
 
 
 def test_a_study_runs_from_nothing_to_the_report(finished):
-    assert finished.first_run.jobs == {"model": 1, "trial": 2, **AFTER_TRIALS}
+    assert finished.first_run.jobs == {"model": 1, "trial": 2, "quality": 1, **AFTER_TRIALS}
     assert (finished.place / "results/report.html").stat().st_size > 10_000
     assert [t["status"] for t in finished.trials()] == ["ok", "ok"]
 
@@ -50,6 +50,28 @@ def test_a_plot_option_replots_and_runs_no_trial(copy, change):
     assert copy.wanted() == {"figures": 1, "report": 1}
 
 
+def test_another_judgement_of_engines_makes_the_tables_anew_and_measures_nothing(copy):
+    copy.study = {**STUDY, "thresholds": {"logit_error": 3}}
+    assert copy.wanted() == AFTER_TRIALS
+
+
+def test_a_deleted_check_of_an_engine_is_made_again_alone(copy):
+    shutil.rmtree(copy.place / "results/quality")
+    assert copy.wanted() == {"quality": 1, **AFTER_TRIALS}
+
+
+def test_the_engines_check_is_in_the_tables_and_in_the_report(finished):
+    (line,) = finished.manifest["checks"]
+    record = json.loads((finished.place / line["dir"] / "quality.json").read_text())
+    assert (record["status"], record["numbers"]["tokens"]) == ("ok", 96)
+    assert "eager engine (agrees with float32)" in (finished.place / "results/report.html").read_text()
+
+
+def test_changed_code_of_the_check_makes_it_again_and_runs_no_trial(copy):
+    copy.edit("scripts/crewbench/observation.py", "MEMORY_FREE_S = ", "MEMORY_FREE_S = 1.0 + ")
+    assert copy.wanted() == {"quality": 1, **AFTER_TRIALS}
+
+
 def test_another_title_only_writes_the_report(copy):
     copy.study = {**STUDY, "report": {"title": "Another"}}
     assert copy.wanted() == {"report": 1}
@@ -63,7 +85,7 @@ def test_a_parameter_of_one_run_reruns_that_mode(copy):
 
 def test_another_model_is_built_and_reruns_everything(copy):
     copy.study = {**STUDY, "model": {"seed": 1}}
-    assert copy.wanted() == {"model": 1, "trial": 2, **AFTER_TRIALS}
+    assert copy.wanted() == {"model": 1, "trial": 2, "quality": 1, **AFTER_TRIALS}
 
 
 def test_a_parameter_on_the_command_line_counts_like_one_in_the_file(copy):
@@ -88,7 +110,7 @@ def test_a_changed_text_of_a_task_reruns_the_modes_that_use_it(copy):
     copy.edit("config/tasks.yaml", "Plan the work", "Plan all the work")
     assert copy.wanted() == {"report": 1}, "no mode of this study plans, but the manifest holds the text"
     copy.edit("config/tasks.yaml", "Explain the concept", "Explain the idea")
-    assert copy.wanted() == {"trial": 2, **AFTER_TRIALS}
+    assert copy.wanted() == {"trial": 2, "quality": 1, **AFTER_TRIALS}
 
 
 def test_a_real_change_of_measuring_code_reruns_every_trial(copy):

@@ -6,6 +6,7 @@ rule tables:
     input:
         # Every file: one that is missing is measured again, and one that was altered is read again, and found.
         trials=[f"{trial.dir}/{os.path.basename(path)}" for trial in MATRIX for path in rules.trial.output],
+        quality=[f"{matrix.RESULTS}/{check.place}/quality.json" for check in MATRIX.checks.values()],
     output:
         report(
             directory("results/tables"),
@@ -22,6 +23,7 @@ rule tables:
         matrix=matrix.MANIFEST,
         code=code_hash.script_hash("tables"),
         trials=matrix.digest(MATRIX.wanted()),
+        logit_error=MATRIX.config.thresholds.logit_error,
     shell:
         script("tables", "--matrix {params.matrix} --out {output}")
 

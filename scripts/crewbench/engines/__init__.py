@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
     from langchain_core.messages import BaseMessage
 
 
@@ -24,8 +25,9 @@ class EngineInfo:
     `device_kinds` what it runs on; `runners` what may hold it; `extra` what must be installed besides
     (extras.py); `compile_cache` whether it compiles and keeps on disk what it compiled (compile_cache.py);
     `devices_together` whether the devices that share a copy read it at the same time (tensor parallel) or in
-    turn (layers). `ready_s` and `speed` are rough and only for estimates: seconds from loaded to ready, and
-    tokens a second as a multiple of `eager`'s."""
+    turn (layers); `unseen` why nothing of its logits can be observed (empty: something can, by `observe`).
+    `ready_s` and `speed` are rough and only for estimates: seconds from loaded to ready, and tokens a second
+    as a multiple of `eager`'s."""
 
     module: str
     cls: str
@@ -40,6 +42,7 @@ class EngineInfo:
     extra: str = ""
     compile_cache: bool = False
     devices_together: bool = False
+    unseen: str = ""
     ready_s: float = 0.0
     speed: float = 1.0
 
@@ -81,6 +84,7 @@ ENGINES: dict[str, EngineInfo] = {
         speed=2.0,
         one_device="it puts a copy on one device: use layout replicas",
         extra="serving",
+        unseen="its server refuses logprobs and takes no ids",
     ),
     "vllm": EngineInfo(
         "crewbench.engines.vllm",
@@ -161,6 +165,16 @@ class Loaded:
     compile_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What an engine chose and from what: its output ids and either the logits (tokens × vocabulary,
+    float32), or its log probability (natural) of each id, where no more is shown."""
+
+    output_ids: list[int]
+    logits: np.ndarray | None = None
+    logprobs: list[float] | None = None
+
+
 class StepTimeout(Exception):
     """A step passed its deadline while tokens were being made."""
 
@@ -188,6 +202,10 @@ class Engine(Protocol):
 
     def replay(self, call: Call, deadline_s: float) -> Completion:
         """The same prompt again, straight through the engine, without CrewAI. Raises as `complete`."""
+
+    def observe(self, call: Call, deadline_s: float) -> Observed:
+        """The same prompt again on the same path, and what its ids were chosen from: for quality.py, and not
+        timed. Raises as `complete`; NotImplementedError from an engine that is declared `unseen`."""
 
     def count_tokens(self, messages: list[BaseMessage]) -> int:
         """How many ids the conversation's prompt has."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ from transformers.utils import logging
 
 from crewbench.checkpoint.files import weight_files
 from crewbench.devices.budget import OutOfMemory, is_cuda_oom
-from crewbench.engines import Account, Call, Completion, Loaded, StepTimeout, weights
+from crewbench.engines import Account, Call, Completion, Loaded, Observed, StepTimeout, weights
 
 MIB = 2**20
 NO_LIMIT = 2**50
@@ -224,6 +225,23 @@ class Eager:
         except RuntimeError as error:
             raise _typed(error, "decode" if recorder and recorder.token_s else "prefill") from error
         return recorder.completion("", called)
+
+    def observe(self, call: Call, deadline_s: float) -> Observed:
+        recorder = Recorder(deadline_s, lambda prompt: None)
+        options = self.call_options()
+        generation = copy.deepcopy(options["generation_config"])
+        generation.update(output_logits=True, return_dict_in_generate=True)
+        ids = torch.tensor([call.prompt_ids], device=self.devices[0])
+        try:
+            made = self.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                streamer=recorder,
+                **{**options, "generation_config": generation},
+            )
+        except RuntimeError as error:
+            raise _typed(error, "decode" if recorder.token_s else "prefill") from error
+        return Observed(recorder.output_ids, torch.cat(made.logits).float().cpu().numpy())
 
     def _generation(self, given: GenerationConfig) -> GenerationConfig:
         """Greedy, and all that one call is told: nothing of the checkpoint's own sampling is left."""

@@ -21,7 +21,7 @@ import httpx
 from tokenizers import Tokenizer
 
 from crewbench.devices.budget import OutOfMemory
-from crewbench.engines import Account, Call, Completion, StepTimeout
+from crewbench.engines import Account, Call, Completion, Observed, StepTimeout
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
@@ -135,6 +135,10 @@ class Server:
         """Path and body of a streamed request with exactly the prompt of `call`."""
         return self.chat(call.messages)
 
+    def shown(self, call: Call) -> tuple[str, dict[str, Any]]:
+        """Path and body of a request, not streamed, that shows ids and their log probabilities."""
+        raise NotImplementedError(f"{type(self).__name__} shows no log probabilities")
+
     # ---- the client
 
     @property
@@ -157,6 +161,14 @@ class Server:
 
     def replay(self, call: Call, deadline_s: float) -> Completion:
         return self._ask(*self.again(call), deadline_s, call.messages)
+
+    def observe(self, call: Call, deadline_s: float) -> Observed:
+        path, body = self.shown(call)
+        try:
+            reply = self.http.post(path, json=body, timeout=max(0.001, deadline_s - time.monotonic()))
+            return observed(reply.status_code, reply.text)
+        except (httpx.HTTPError, ServerError) as error:
+            raise self._typed(error, deadline_s) from error
 
     def _ask(
         self, path: str, body: dict[str, Any], deadline_s: float, messages: list[dict[str, str]]
@@ -274,6 +286,21 @@ class Answer:
             counted=(self.prompt_tokens, self.output_tokens),
             messages=self.messages,
         )
+
+
+def observed(status: int, text: str) -> Observed:
+    """The answer to a request with `logprobs` and `return_token_ids`. ServerError for anything else."""
+    if status != 200:
+        raise ServerError(f"the server answered {status}: {text[:300]}")
+    try:
+        choice = json.loads(text)["choices"][0]
+        ids, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+        found = Observed([int(i) for i in ids], logprobs=[float(value) for value in logprobs])
+    except (ValueError, KeyError, IndexError, TypeError):
+        raise ServerError(f"the server showed no ids with log probabilities: {text[:300]}") from None
+    if len(found.output_ids) != len(found.logprobs):
+        raise ServerError(f"{len(found.output_ids)} ids came with {len(found.logprobs)} log probabilities")
+    return found
 
 
 def events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:

@@ -112,6 +112,11 @@ class VLLM(Server):
     def again(self, call: Call) -> tuple[str, dict[str, Any]]:
         return "/v1/completions", {**self._common(), "prompt": call.prompt_ids}
 
+    def shown(self, call: Call) -> tuple[str, dict[str, Any]]:
+        path, body = self.again(call)
+        del body["stream"], body["stream_options"]
+        return path, {**body, "logprobs": 1}
+
 
 def _largest(pattern: str, text: str) -> float | None:
     return max((float(m["n"].replace(",", "")) for m in re.finditer(pattern, text)), default=None)

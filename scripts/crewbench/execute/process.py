@@ -10,7 +10,8 @@ import multiprocessing
 import os
 import signal
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing import forkserver, reduction
 from multiprocessing.connection import Connection
@@ -18,6 +19,7 @@ from typing import Any
 
 from crewbench.deployment import Worker
 from crewbench.devices.inventory import Device
+from crewbench.engines import Engine
 from crewbench.execute import preload, worker
 from crewbench.execute.setup import Setup
 
@@ -126,3 +128,16 @@ class ProcessRunner:
 
     def _hold(self, process: Any, conn: Connection, asked_s: float, job: worker.Job) -> Handle:
         return Handle(process, conn, asked_s)
+
+
+@contextmanager
+def held(job: worker.Job) -> Iterator[Engine]:
+    """The job's engine in this very process, loaded, without agents. Raises what loading raises."""
+    torch_devices = worker.pin(job.devices)
+    import torch
+
+    torch.set_num_threads(job.threads)
+    engine = worker.make_engine(job, torch_devices)
+    engine.load()
+    worker.check_pinned(job.devices)
+    yield engine

@@ -6,16 +6,15 @@ keeper (keeper.py), the agents' Python runs in clients (clients.py), and this on
 
 from __future__ import annotations
 
-import importlib
 import os
 import socket
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,7 @@ from typing import Any
 from crewbench.checkpoint.files import cached_share
 from crewbench.devices.budget import Ledger, OutOfMemory
 from crewbench.devices.companion import Companion, CompanionError
-from crewbench.engines import ENGINES
-from crewbench.engines.account import CountedByDevice, SimulatedAccount
+from crewbench.engines import create
 from crewbench.engines.openai import LOCAL, Server, Start, tail
 from crewbench.execute import keeper, preload
 from crewbench.execute.clients import CLIENTS
@@ -35,6 +33,7 @@ from crewbench.execute.worker import (
     Stages,
     StepOrder,
     StepResult,
+    account_of,
     die_with,
     failure,
     pin,
@@ -78,20 +77,14 @@ def log_of(job: Job) -> Path:
 
 def describe(job: Job, devices: list[str]) -> Server:
     """The job's engine, told where to listen and what it may take."""
-    info = ENGINES[job.engine]
-    account = CountedByDevice()
-    if job.ledger is not None:
-        slots = tuple(d.uuid for d in job.devices)
-        account = SimulatedAccount(
-            Ledger(Path(job.ledger)), slots, job.budget_mib, job.weights_mib, job.kv_mib_per_token
-        )
-    return getattr(importlib.import_module(info.module), info.cls)(
+    return create(
+        job.engine,
         path=job.model_path,
         dtype=job.dtype,
         devices=devices,
         length=job.length,
         tokens=job.tokens,
-        account=account,
+        account=account_of(job),
         port=free_port(job.runner_options.get("port", 0)),
         log=log_of(job),
         concurrency=job.concurrency,
@@ -100,6 +93,52 @@ def describe(job: Job, devices: list[str]) -> Server:
         device_mib=min(d.memory_mib for d in job.devices),
         options=job.engine_options,
     )
+
+
+def keeper_of(server: Server, ready_by_s: float, fds: Sequence[int] = ()) -> Companion:
+    """Who will start the server, which must be ready by that CLOCK_MONOTONIC second, watch it and end it."""
+    return Companion(
+        keeper.__name__,
+        {
+            "command": server.command(),
+            "environment": server.environment(),
+            "log": str(server.log),
+            "port": server.port,
+            "health": server.health,
+            "metrics": server.metrics,
+            "names": server.names,
+            "hz": METRICS_HZ,
+            "ready_by_s": ready_by_s,
+        },
+        fds=fds,
+    )
+
+
+def check_alive(server: Server, said: dict[str, Any], limit_s: float, phase: str = "load") -> None:
+    """Raise what the keeper says has happened to the server: OutOfMemory, ServerFailed."""
+    if "died" not in said:
+        return
+    log = "\n".join(line for _, line in said["lines"])
+    if (oom := server.out_of_memory(log, phase)) is not None:
+        raise oom
+    if said["late"]:
+        raise ServerFailed(f"was not ready within {limit_s:g} s", log, Status.TIMEOUT)
+    raise ServerFailed(said["died"], log)
+
+
+@contextmanager
+def held(job: Job) -> Iterator[Server]:
+    """The job's server, ready, without agents; it is ended on leaving. Raises ServerFailed, OutOfMemory,
+    CompanionError."""
+    server = describe(job, pin(job.devices))
+    beside = keeper_of(server, time.monotonic() + job.load_timeout_s)
+    beside.start()
+    try:
+        check_alive(server, beside.ready(job.load_timeout_s + 10.0), job.load_timeout_s)
+        yield server
+    finally:
+        with suppress(CompanionError):
+            beside.stop(keeper.END_S)
 
 
 class Host:
@@ -111,21 +150,7 @@ class Host:
         self.phase = "load"
         self.processes: dict[int, int] = {}
         self.server = describe(job, pin(job.devices))
-        self.keeper = Companion(
-            keeper.__name__,
-            {
-                "command": self.server.command(),
-                "environment": self.server.environment(),
-                "log": str(self.server.log),
-                "port": self.server.port,
-                "health": self.server.health,
-                "metrics": self.server.metrics,
-                "names": self.server.names,
-                "hz": METRICS_HZ,
-                "ready_by_s": job.asked_s + job.load_timeout_s,
-            },
-            fds=lease_fds,
-        )
+        self.keeper = keeper_of(self.server, job.asked_s + job.load_timeout_s, lease_fds)
         self.started = Start()
 
     def start(self) -> Stages:
@@ -159,14 +184,7 @@ class Host:
 
     def check(self, said: dict[str, Any]) -> None:
         """Raise what the keeper says has happened to the server."""
-        if "died" not in said:
-            return
-        log = "\n".join(line for _, line in said["lines"])
-        if (oom := self.server.out_of_memory(log, self.phase)) is not None:
-            raise oom
-        if said["late"]:
-            raise ServerFailed(f"was not ready within {self.job.load_timeout_s:g} s", log, Status.TIMEOUT)
-        raise ServerFailed(said["died"], log)
+        check_alive(self.server, said, self.job.load_timeout_s, self.phase)
 
     def lost(self) -> tuple[Exception, list[dict[str, float]]]:
         """Why the server is gone while nobody asked it to end, and the samples of its metrics until then."""

@@ -23,7 +23,7 @@ from typing import Any
 
 from crewbench.devices.budget import Ledger, OutOfMemory
 from crewbench.devices.inventory import Device
-from crewbench.engines import Call, Completion
+from crewbench.engines import Account, Call, Completion, Engine, create
 from crewbench.execute import preload
 from crewbench.records import Status
 from crewbench.trial import AgentSpec, TaskSpec
@@ -176,11 +176,36 @@ def check_pinned(devices: Sequence[Device]) -> None:
         print(f"not checked: CUDA tells of {uuid} no UUID of its own", file=sys.stderr, flush=True)
 
 
+def account_of(job: Job) -> Account:
+    """Who counts the memory of the job's worker."""
+    from crewbench.engines.account import CountedByDevice, SimulatedAccount
+
+    if job.ledger is None:
+        return CountedByDevice()
+    slots = tuple(d.uuid for d in job.devices)
+    return SimulatedAccount(
+        Ledger(Path(job.ledger)), slots, job.budget_mib, job.weights_mib, job.kv_mib_per_token
+    )
+
+
+def make_engine(job: Job, torch_devices: Sequence[str]) -> Engine:
+    """The job's engine, to be held by this process; not loaded yet."""
+    return create(
+        job.engine,
+        path=job.model_path,
+        dtype=job.dtype,
+        devices=torch_devices,
+        length=job.length,
+        tokens=job.tokens,
+        account=account_of(job),
+        **job.engine_options,
+    )
+
+
 def start_engine(job: Job, began_s: float, tell: Any) -> tuple[Any, Stages | None]:
     """Import and load. Returns the engine; (None, None) if it failed, once that is told."""
     from crewbench.checkpoint.files import cached_share
-    from crewbench.engines import Loaded, create
-    from crewbench.engines.account import CountedByDevice, SimulatedAccount
+    from crewbench.engines import Loaded
 
     took: dict[str, float | None] = {}
     loading_since: float | None = None
@@ -196,26 +221,8 @@ def start_engine(job: Job, began_s: float, tell: Any) -> tuple[Any, Stages | Non
 
         crews.isolate(Path(job.storage))
         torch.set_num_threads(job.threads)
-        account = CountedByDevice()
-        if job.ledger is not None:
-            account = SimulatedAccount(
-                Ledger(Path(job.ledger)),
-                tuple(d.uuid for d in job.devices),
-                job.budget_mib,
-                job.weights_mib,
-                job.kv_mib_per_token,
-            )
         took["cached_share"] = cached_share(job.weight_files, every=16) if job.weight_files else None
-        engine = create(
-            job.engine,
-            path=job.model_path,
-            dtype=job.dtype,
-            devices=torch_devices,
-            length=job.length,
-            tokens=job.tokens,
-            account=account,
-            **job.engine_options,
-        )
+        engine = make_engine(job, torch_devices)
         loading_since = time.monotonic()
         took["import_s"] = loading_since - began_s
         tell(("stage", "load", loading_since))

@@ -27,11 +27,11 @@ def engines(study: Study, canvas: Canvas) -> Drawn:
         return missing(study, "engines", f"no device's memory bandwidth is known{why}")
     rows = _engine_rows(known)
     varying = cells.varying(pd.DataFrame([cell for cell, _ in rows]), ("agents", "variant", "host"))
-    labels = [f"{cell['engine']}: {study.label(cell, varying)}" for cell, _ in rows]
+    labels = [f"{study.engine(cell)}: {study.label(cell, varying)}" for cell, _ in rows]
     alone = [_alone(group) for _, group in rows]
     headings = ["" if i and alone[i] == alone[i - 1] else _SHARING[alone[i]] for i in range(len(rows))]
     lines = drawing.Rows(labels, canvas, headings)
-    compiled = _compiled_rows(trials, [cell for cell, _ in rows])
+    compiled = _compiled_rows(study, trials, [cell for cell, _ in rows])
     below = drawing.Rows([label for label, _ in compiled], canvas)
     sheet = Sheet(
         canvas,
@@ -80,7 +80,7 @@ def engines(study: Study, canvas: Canvas) -> Drawn:
     caption = (
         "Decode rate of one agent in warm rounds beside what memory allows: copy bandwidth of the trial's "
         "own devices, bytes read and written, over the bytes of weights that a token reads; reads of the KV "
-        "cache are left out. "
+        "cache are left out. In brackets, whether the engine agrees with float32. "
         + ("Below: what compiling costs, by what the trial found compiled on disk. " if compiled else "")
         + f"Each engine in the setting it was run in most; {n_each(pd.concat([g for _, g in rows]))}, every "
         "trial a point."
@@ -115,7 +115,9 @@ def _alone(trials: pd.DataFrame) -> bool:
     return bool((trials["agents_per_device"] <= 1).all())
 
 
-def _compiled_rows(trials: pd.DataFrame, shown: Sequence[Mapping[str, Any]]) -> list[tuple[str, pd.Series]]:
+def _compiled_rows(
+    study: Study, trials: pd.DataFrame, shown: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, pd.Series]]:
     """(what was compiled from which start state, seconds by trial) for the engines that are shown."""
     engines_shown = {(cell["engine"], cell["variant"]) for cell in shown}
     variants = len({variant for _, variant in engines_shown}) > 1
@@ -124,7 +126,8 @@ def _compiled_rows(trials: pd.DataFrame, shown: Sequence[Mapping[str, Any]]) -> 
     for key, group in known.groupby(["engine", "variant", "start", "compile_cache"], observed=True):
         engine, variant, start, state = key
         if (engine, variant) in engines_shown:
-            name = f"{engine}, {variant}" if variants else engine
+            name = study.engine({"engine": engine, "variant": variant})
+            name = f"{name}, {variant}" if variants else name
             said = cells.compile_cache({"compile_cache": state})
             rows.append((", ".join(filter(None, [f"{name}: {start} start", said])), group["compile_s"]))
     return rows[:ROWS_MAX]

@@ -19,7 +19,7 @@ from crewbench.figures.marks import (
     signed,
     valued,
 )
-from crewbench.figures.study import ROWS_MAX, Drawn, Study, finish, missing, setting_words
+from crewbench.figures.study import ROWS_MAX, Drawn, Study, finish, missing
 from crewbench.records import Status
 from crewbench.start import STARTS
 from crewbench.words import ended, number, seconds
@@ -33,7 +33,16 @@ def attempts(study: Study, canvas: Canvas) -> Drawn:
         return missing(study, "attempts", "no mode that searches was run")
     varying = [n for n in cells.varying(rows, (*cells.SETTING, "mode", "gpus")) if n != "host"]
     trials = [(key, g) for key, g in rows.groupby([*varying, "repeat"], sort=True)][:ROWS_MAX]
-    labels = [", ".join([*map(str, key[:-1]), f"repeat {key[-1]}"]) for key, _ in trials]
+    named = [(dict(zip(varying, key, strict=False)), group.iloc[0]) for key, group in trials]
+    labels = [
+        ", ".join(
+            [
+                *(study.engine(row) if name == "engine" else str(value) for name, value in key.items()),
+                f"repeat {row['repeat']}",
+            ]
+        )
+        for key, row in named
+    ]
     colour = canvas.mode(rows["mode"].iloc[0])
     lines = drawing.Rows(labels, canvas)
     sheet = Sheet(
@@ -92,7 +101,7 @@ def attempts(study: Study, canvas: Canvas) -> Drawn:
     caption = (
         f"The number in a bar is how many {study.device}s that attempt had. "
         + (f"On average {'; '.join(per_count)}. " if per_count else "No attempt failed. ")
-        + f"{setting_words(rows.iloc[0], varying)}; n = {len(trials)} trials."
+        + f"{study.setting_words(*varying, of=rows.iloc[0])}; n = {len(trials)} trials."
     )
     return finish("attempts", sheet, caption, "; ".join(said), study.budget_note())
 
@@ -172,7 +181,7 @@ def starts(study: Study, canvas: Canvas) -> Drawn:
         "of the row above it. Above, the time to the first token, median over the crew; below, the makespan. "
         "Beside each median, its cost over the next start state: median of the differences paired by repeat. "
         f"Start states are never pooled. {own if zygotes else ''}"
-        f"{setting_words(found[0].cell, (*varying, 'start'))}; every trial a point."
+        f"{study.setting_words(*varying, 'start', of=found[0].cell)}; every trial a point."
     )
     return finish("starts", sheet, caption, "; ".join(said))
 

@@ -37,9 +37,15 @@ ROWS_MAX = 24
 """Cells in one figure; the tables have them all."""
 
 
-def setting_words(setting: Mapping[str, Any], without: Iterable[str] = ()) -> str:
-    """ "8 agents, eager engine, zygote start, variant base"; `without`: what is said elsewhere."""
-    words = {"agents": "{} agents", "engine": "{} engine", "start": "{} start", "variant": "variant {}"}
+def setting_words(setting: Mapping[str, Any], without: Iterable[str], agreement: str) -> str:
+    """ "8 agents, eager engine (agrees with float32), zygote start, variant base"; `without`: what is said
+    elsewhere."""
+    words = {
+        "agents": "{} agents",
+        "engine": f"{{}} engine ({agreement})",
+        "start": "{} start",
+        "variant": "variant {}",
+    }
     said = [
         text.format(setting[name]) for name, text in words.items() if name not in without and name in setting
     ]
@@ -90,15 +96,22 @@ class Study:
         return found[:ROWS_MAX]
 
     def label(self, cell: Mapping[str, Any], varying: Iterable[str] = ()) -> str:
+        if "engine" in varying:
+            cell = {**cell, "engine": self.engine(cell)}
         return cells.label(cell, varying, self.kind)
 
     def setting_of(self, cell: Mapping[str, Any], varying: Iterable[str]) -> str:
         """What a cell's label says besides mode and devices: "3 agents, eager, process start"."""
         return self.label(cell, varying).removeprefix(self.label(cell)).removeprefix(", ")
 
-    def setting_words(self, *without: str) -> str:
-        """The headline setting in words."""
-        return setting_words(self.setting, without)
+    def engine(self, cell: Mapping[str, Any]) -> str:
+        """ "compiled (agrees)": no speed of an engine stands without its agreement."""
+        return f"{cell['engine']} ({cells.agreement(self.tables['trials'], cell)})"
+
+    def setting_words(self, *without: str, of: Mapping[str, Any] | None = None) -> str:
+        """The headline setting, or that `of` a row, in words."""
+        setting = self.setting if of is None else of
+        return setting_words(setting, without, cells.agreement(self.tables["trials"], setting).words)
 
     def question(self, name: str) -> str:
         return QUESTIONS[name].format(device=self.device)

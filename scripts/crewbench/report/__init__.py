@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from crewbench import cells, drawing, inert, metrics, palette, verdict
 from crewbench.figures.study import TIMELINE
+from crewbench.quality import Agreement
 from crewbench.records import Status
 from crewbench.report import costs
 from crewbench.report.glossary import GLOSSARY
@@ -46,6 +47,17 @@ HEADLINE = (
     ("peak_mib", "Fullest {device}"),
 )
 """Columns of the headline table: a metric of the summary and its heading."""
+
+
+ENGINE_NUMBERS = (
+    ("logit_error", "Logits off"),
+    ("plain_logit_error", "A plain forward's"),
+    ("logprob_error", "Log probabilities off"),
+    ("plain_logprob_error", "A plain forward's"),
+    ("gap", "Worst id below the best"),
+    ("top1_share", "Same first choice"),
+)
+"""Columns of the table of engines: of the table `quality`, and its heading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +108,7 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
             + (HERE / "style.css").read_text(encoding="utf-8")
         ),
         "lead": _lead(manifest, trials, kind),
-        "setting": _setting_words(setting),
+        "setting": _setting_words(setting, cells.agreement(trials, setting)),
         "warnings": _warnings(trials),
         "answers": verdict.answers(tables),
         "device": device,
@@ -115,11 +127,13 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
         "failed_attempts": _failed_attempts(tables["attempts"], kind),
         "first_ooms": _first_ooms(tables["ooms"], tables["workers"], kind),
         "skipped": _skipped(tables["skipped"], kind),
+        "engines": _engines(tables["quality"]),
         "tainted": _records(trials[trials["tainted"]], "trial_id", "host", "taints"),
         "checks": _checks(trials, thresholds),
         "outputs": _outputs(tables["outputs"]),
         "sessions": _sessions(tables["study"], kind),
         "environment": _environment(tables["environment"], manifest),
+        "engine_headings": ["Engine", "Type", "Float32", *(text for _, text in ENGINE_NUMBERS), "Why"],
         "glossary": GLOSSARY,
         "metrics": metrics.METRICS.values(),
         "files": [(f"{name}.csv", len(frame)) for name, frame in tables.items()],
@@ -159,10 +173,11 @@ def _varying(summary: pd.DataFrame) -> list[str]:
     return cells.varying(summary, (*cells.CELL, "compile_cache", "host"))
 
 
-def _setting_words(setting: Mapping[str, Any]) -> str:
+def _setting_words(setting: Mapping[str, Any], agreement: Agreement) -> str:
     compiled = cells.compile_cache(setting)
     return (
-        f"{setting['agents']} agents, {setting['engine']} engine, {setting['start']} start, "
+        f"{setting['agents']} agents, {setting['engine']} engine ({agreement.words}), "
+        f"{setting['start']} start, "
         + (f"{compiled}, " if compiled else "")
         + f"variant {setting['variant']}, host {inert.excerpt(str(setting['host']), 60)}"
     )
@@ -174,6 +189,8 @@ def _warnings(trials: pd.DataFrame) -> list[str]:
         said.append("Simulated budget: memory of CPU slots is kept by accounting, no memory was full.")
     if trials["random_weights"].any():
         said.append("Random weights: this measures speed and memory, not language.")
+    for engine in trials[trials["agreement"] == Agreement.DIFFERS]["engine"].unique():
+        said.append(f"Engine {engine} computes something else than the checkpoint: do not take its speed.")
     return said
 
 
@@ -210,6 +227,8 @@ def _table(
                 "ok": f"{first['ok']} of {first['trials']}",
                 "bad": first["ok"] < first["trials"],
                 "ended": _endings(first),
+                "agreement": first["agreement"],
+                "differs": first["agreement"] == Agreement.DIFFERS,
                 "values": [_value(by_metric.get(name)) for name, _ in HEADLINE],
             }
         )
@@ -363,6 +382,30 @@ def _checks(trials: pd.DataFrame, thresholds: Mapping[str, float]) -> list[tuple
         ("Zygotes, not part of any cold makespan", _zygotes(trials)),
         ("CPU pressure", _pressure(trials)),
     ]
+
+
+def _engines(quality: pd.DataFrame) -> list[dict[str, Any]]:
+    """Each check of an engine as a row of texts; what cannot be seen says so."""
+    rows = []
+    for check in quality.to_dict("records"):
+        measured = check["tokens"] == check["tokens"]
+
+        def shown(name: str, check: dict[str, Any] = check, measured: bool = measured) -> str:
+            value = check[name]
+            missing = Agreement.NOT_OBSERVABLE if measured else check["agreement"]
+            return str(missing) if value is None or value != value else number(value)
+
+        rows.append(
+            {
+                "name": check["check_id"],
+                "dtype": check["dtype"],
+                "agreement": check["agreement"],
+                "differs": check["agreement"] == Agreement.DIFFERS,
+                "values": [shown(name) for name, _ in ENGINE_NUMBERS],
+                "reason": inert.excerpt(check["reason"], 300),
+            }
+        )
+    return rows
 
 
 def _zygotes(trials: pd.DataFrame) -> str:

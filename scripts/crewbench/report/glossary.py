@@ -54,6 +54,11 @@ GLOSSARY = (
         "wide: its ends are more than 100 times apart, so n says little.",
     ),
     (
+        "agrees, differs",
+        "Whether an engine's logits are as near to float32's on the same ids as a plain forward in its type "
+        "is, within the threshold. Not observable: its server shows no ids with log probabilities.",
+    ),
+    (
         "not told apart",
         "The interval of the ratio includes 1. Nothing is called significant under 5 repeats.",
     ),
