@@ -1,6 +1,9 @@
 """What a server shows of its ids is taken as it is, and anything else is an error that says so."""
 
 import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -17,13 +20,58 @@ def server(tmp_path_factory):
     out = tmp_path_factory.mktemp("tiny")
     synthetic.build("tiny", 0, "float32", out)
 
-    def make(engine):
+    def make(engine, port=1):
         return create(
             engine, path=str(out / "weights"), dtype="float32", devices=["cuda:0"], length="fixed", tokens=5,
-            account=CountedByDevice(), port=1, log=out / "log",
+            account=CountedByDevice(), port=port, log=out / "log",
         )  # fmt: skip
 
     return make
+
+
+@pytest.fixture
+def answering():
+    """A real HTTP server on the loopback that answers every request alike, and keeps what it was asked."""
+    asked, threads, servers = [], [], []
+
+    def start(status, text):
+        class Answer(BaseHTTPRequestHandler):
+            def do_POST(self):
+                asked.append((self.path, json.loads(self.rfile.read(int(self.headers["content-length"])))))
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, *words):
+                pass
+
+        servers.append(HTTPServer(("127.0.0.1", 0), Answer))
+        threads.append(threading.Thread(target=servers[-1].serve_forever))
+        threads[-1].start()
+        return servers[-1].server_port
+
+    start.asked = asked
+    yield start
+    for server, thread in zip(servers, threads, strict=True):
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_an_engine_over_http_is_observed_by_one_request_that_is_not_streamed(server, answering):
+    engine = server("vllm", answering(200, json.dumps(ANSWER)))
+    seen = engine.observe(Call([1, 2, 3]), time.monotonic() + 60)
+    engine.http.close()
+    assert (seen.output_ids, seen.logprobs) == ([7, 9], [-0.5, -1.25])
+    ((path, body),) = answering.asked
+    assert path == "/v1/completions" and body["prompt"] == [1, 2, 3] and "stream" not in body
+
+
+def test_a_server_that_answers_an_error_is_one_of_the_engines_own(server, answering):
+    engine = server("vllm", answering(500, "broken"))
+    with pytest.raises(ServerError, match="answered 500: broken; the server's log ends"):
+        engine.observe(Call([1]), time.monotonic() + 60)
+    engine.http.close()
 
 
 def test_ids_come_with_their_log_probabilities():

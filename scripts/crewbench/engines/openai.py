@@ -168,7 +168,7 @@ class Server:
             reply = self.http.post(path, json=body, timeout=max(0.001, deadline_s - time.monotonic()))
             return observed(reply.status_code, reply.text)
         except (httpx.HTTPError, ServerError) as error:
-            raise self._typed(error, deadline_s) from error
+            raise self._typed(error, deadline_s, "decode") from error
 
     def _ask(
         self, path: str, body: dict[str, Any], deadline_s: float, messages: list[dict[str, str]]
