@@ -42,11 +42,15 @@ def of_arguments(args: argparse.Namespace) -> tuple[Check, Path, float]:
     from crewbench.checkpoint import manifest
     from crewbench.config import Crew, Timeouts, read_crew
     from crewbench.devices.inventory import resolve
+    from crewbench.engines import ENGINES
     from crewbench.matrix import own_dtype
 
     texts, problems = read_crew(Crew(), ROOT)
     if problems:
         sys.exit("\n".join(map(str, problems)))
+    kind = resolve("auto")
+    if kind not in ENGINES[args.engine].device_kinds:
+        sys.exit(f"error: engine {args.engine} needs a GPU, and none may be used here")
     model, limits = args.model, Timeouts()
     if (model / manifest.NAME).exists():
         model = manifest.load(model).directory(model)
@@ -56,7 +60,7 @@ def of_arguments(args: argparse.Namespace) -> tuple[Check, Path, float]:
         devices=args.devices,
         model_dir=str(model),
         dtype=args.dtype or own_dtype(model),
-        device_kind=resolve("auto"),
+        device_kind=kind,
         exclusive=True,
         threads=len(os.sched_getaffinity(0)),
         load_timeout_s=limits.load_s,

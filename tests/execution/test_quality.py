@@ -150,6 +150,14 @@ def test_an_engine_that_shows_nothing_is_not_observable_and_is_not_even_started(
     assert record["numbers"] is None and record["output_ids"] == []
 
 
+def test_an_engine_that_needs_a_gpu_is_refused_where_there_is_none(model, tmp_path):
+    command = (sys.executable, SCRIPTS / "quality.py", "--model", model, "--out", tmp_path / "out")
+    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+    done = run(*command, "--engine", "compiled", cwd=tmp_path, check=False, env=hidden)
+    assert done.returncode == 1 and "engine compiled needs a GPU" in done.stderr
+    assert not (tmp_path / "out" / quality.RECORD).exists()
+
+
 def test_measuring_an_engine_that_fails_to_load_gives_its_error(model, tmp_path):
     check = quality.Check(
         engine="eager", options={}, devices=1, model_dir="", dtype="float32", device_kind="slot",
