@@ -115,6 +115,11 @@ def agreement(trials: pd.DataFrame, where: Mapping[str, Any]) -> Agreement:
     return Agreement.worst(only(trials, named)["agreement"].unique())
 
 
+def told(trials: pd.DataFrame, cell: Mapping[str, Any]) -> dict[str, Any]:
+    """The cell with its engine's agreement beside its engine's name, for a label: "eager (agrees)"."""
+    return {**cell, "engine": f"{cell['engine']} ({agreement(trials, cell)})"}
+
+
 def varying(rows: pd.DataFrame, names: Iterable[str] = (*CELL, "host")) -> list[str]:
     """Those of the columns that have more than one value."""
     return [n for n in names if rows[n].nunique() > 1]

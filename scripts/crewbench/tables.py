@@ -582,6 +582,7 @@ def build(manifest: Manifest) -> dict[str, pd.DataFrame]:
     compared = interference.compare(found.seen)
     tables["summary"] = pd.DataFrame(summarise(trials, _slowdowns(compared)))
     tables |= found.tables(compared)
+    tables["breakeven"] = _with_agreements(tables["breakeven"], tables["trials"])
     planned = [line["trial_id"] for line in manifest.trials]
     tables["study"] = pd.DataFrame(
         session.summarise(filter(None, ran), planned, manifest.host_gpus),
@@ -596,6 +597,17 @@ def build(manifest: Manifest) -> dict[str, pd.DataFrame]:
     tables["samples"] = _shown_samples(shown)
     tables["outputs"] = _shown_outputs(shown)
     return tables
+
+
+def _with_agreements(pairs: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
+    """Pairs of cells with a column for each side: whether its engine agrees with float32."""
+
+    def agreement(pair: Mapping[str, Any], side: str) -> str:
+        own = {name: pair[f"{side}_{name}"] for name in breakeven.OWN}
+        return str(cells.agreement(trials, {**pair, **own}))
+
+    rows = pairs.to_dict("records")
+    return pairs.assign(**{f"{side}_agreement": [agreement(row, side) for row in rows] for side in "ab"})
 
 
 class _Found:

@@ -255,7 +255,7 @@ def test_what_the_framework_adds_is_said_for_a_round_and_for_a_step(clients, dra
 def test_agents_stand_by_what_they_share(clients, draw, narrow):
     said = texts(draw(figures.interference, Canvas(narrow), of=clients))
     shared = ("same worker", "same device", "same host", "nobody at the same time")
-    headings = [f"{what}: eager, process start" for what in shared]
+    headings = [f"{what}: eager (not measured), process start" for what in shared]
     assert [t for t in said if t in headings] == headings
     assert "alone" in said
     assert said.count("not measured") == 3  # the zygote's, the server's, and the chain: it does other work
@@ -270,7 +270,8 @@ def test_every_trial_that_has_an_agent_alone_beside_it_is_a_point(clients, draw)
 def test_repayment_stands_by_what_is_compared_in_calls(clients, draw):
     drawn = draw(figures.breakeven, of=clients)
     said = texts(drawn)
-    assert said.index("resident instead of fresh, eager") < said.index("vllm instead of eager")
+    fresh, other = "resident instead of fresh, eager (not measured)", "vllm (not measured) instead of eager"
+    assert said.index(fresh) < said.index(f"{other} (not measured)")
     assert "Served instead of Sequential, 1 slot, 3 agents" in said
     assert re.search(r"Sequential, 1 slot, 3 agents: [\d.]+ calls \[[\d.]+, [\d.]+\]", drawn.description)
     axes = drawn.figure.axes[0]

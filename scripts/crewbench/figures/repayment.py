@@ -113,10 +113,9 @@ def ordered(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def heading(row: Mapping[str, Any]) -> str:
-    """ "resident instead of fresh, eager", "compiled instead of eager"."""
-    if row["comparison"] == RESIDENT:
-        return f"resident instead of fresh, {row['b_engine']}"
-    return f"{row['b_engine']} instead of {row['a_engine']}"
+    """ "resident instead of fresh, eager (agrees)", "compiled (differs) instead of eager (agrees)"."""
+    a, b = (f"{row[f'{side}_engine']} ({row[f'{side}_agreement']})" for side in "ab")
+    return f"resident instead of fresh, {b}" if row["comparison"] == RESIDENT else f"{b} instead of {a}"
 
 
 def label(row: Mapping[str, Any], varying: list[str], kind: str) -> str:

@@ -97,7 +97,7 @@ class Study:
 
     def label(self, cell: Mapping[str, Any], varying: Iterable[str] = ()) -> str:
         if "engine" in varying:
-            cell = {**cell, "engine": self.engine(cell)}
+            cell = cells.told(self.tables["trials"], cell)
         return cells.label(cell, varying, self.kind)
 
     def setting_of(self, cell: Mapping[str, Any], varying: Iterable[str]) -> str:
@@ -106,7 +106,7 @@ class Study:
 
     def engine(self, cell: Mapping[str, Any]) -> str:
         """ "compiled (agrees)": no speed of an engine stands without its agreement."""
-        return f"{cell['engine']} ({cells.agreement(self.tables['trials'], cell)})"
+        return cells.told(self.tables["trials"], cell)["engine"]
 
     def setting_words(self, *without: str, of: Mapping[str, Any] | None = None) -> str:
         """The headline setting, or that `of` a row, in words."""

@@ -34,7 +34,7 @@ def framework(tables: Mapping[str, pd.DataFrame], kind: str, thresholds: Mapping
         rows.append(
             {
                 "mode": cell["mode"],
-                "name": cells.label(cell, varying, kind),
+                "name": cells.label(cells.told(tables["trials"], cell), varying, kind),
                 "warm": number(metrics.median(group["warm_s"])),
                 "replay": number(metrics.median(group["replay_s"])),
                 "added": number(metrics.median(group["warm_s"] - group["replay_s"])),
@@ -62,7 +62,7 @@ def interference(tables: Mapping[str, pd.DataFrame], kind: str) -> Rows:
             rows.append(
                 {
                     "mode": cell["mode"],
-                    "name": cells.label(cell, varying, kind),
+                    "name": cells.label(cells.told(tables["trials"], cell), varying, kind),
                     "relation": words,
                     "others": number(metrics.median(group["others"])),
                     "token_ms": number(1000 * metrics.median(group["s_per_token"])),
@@ -107,7 +107,7 @@ def serving(tables: Mapping[str, pd.DataFrame], kind: str) -> Rows:
         rows.append(
             {
                 "mode": cell["mode"],
-                "name": cells.label(cell, varying, kind),
+                "name": cells.label(cells.told(tables["trials"], cell), varying, kind),
                 "prefix": "–" if hits is None else f"{number(hits)} %",
                 "preemptions": number(metrics.median(group["preemptions"])),
                 "running": _gauge(group, "running"),
