@@ -31,7 +31,7 @@ def engines(study: Study, canvas: Canvas) -> Drawn:
     alone = [_alone(group) for _, group in rows]
     headings = ["" if i and alone[i] == alone[i - 1] else _SHARING[alone[i]] for i in range(len(rows))]
     lines = drawing.Rows(labels, canvas, headings)
-    compiled = _compiled_rows(study, trials, [cell for cell, _ in rows])
+    compiled = _compiled_rows(trials, [cell for cell, _ in rows])
     below = drawing.Rows([label for label, _ in compiled], canvas)
     sheet = Sheet(
         canvas,
@@ -115,9 +115,7 @@ def _alone(trials: pd.DataFrame) -> bool:
     return bool((trials["agents_per_device"] <= 1).all())
 
 
-def _compiled_rows(
-    study: Study, trials: pd.DataFrame, shown: Sequence[Mapping[str, Any]]
-) -> list[tuple[str, pd.Series]]:
+def _compiled_rows(trials: pd.DataFrame, shown: Sequence[Mapping[str, Any]]) -> list[tuple[str, pd.Series]]:
     """(what was compiled from which start state, seconds by trial) for the engines that are shown."""
     engines_shown = {(cell["engine"], cell["variant"]) for cell in shown}
     variants = len({variant for _, variant in engines_shown}) > 1
@@ -126,8 +124,7 @@ def _compiled_rows(
     for key, group in known.groupby(["engine", "variant", "start", "compile_cache"], observed=True):
         engine, variant, start, state = key
         if (engine, variant) in engines_shown:
-            name = study.engine({"engine": engine, "variant": variant})
-            name = f"{name}, {variant}" if variants else name
+            name = f"{engine}, {variant}" if variants else engine
             said = cells.compile_cache({"compile_cache": state})
             rows.append((", ".join(filter(None, [f"{name}: {start} start", said])), group["compile_s"]))
     return rows[:ROWS_MAX]
