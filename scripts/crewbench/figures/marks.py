@@ -39,7 +39,7 @@ def work_headings(study: Study, rows: Sequence[tuple]) -> list[str]:
 
 def left_in(labels: Sequence[str], canvas: Canvas) -> float:
     """Inches that labels beside their rows take; on a phone they stand above them."""
-    return 0.12 if canvas.narrow else 0.25 + min(3.4, drawing.text_width_in(labels, 9))
+    return 0.12 if canvas.narrow else 0.25 + min(3.9, drawing.text_width_in(labels, 9))
 
 
 def spread(ax: Axes, values: pd.Series, y: float, colour: str, hollow: bool, limit: float) -> stats.Estimate:
