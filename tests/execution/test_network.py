@@ -7,15 +7,23 @@ import pytest
 
 
 @pytest.mark.needs("strace")
-def test_a_trial_connects_to_nothing_but_local_sockets(small_study, tmp_path):
+@pytest.mark.parametrize(
+    "run, sees",
+    [
+        ({"mode": "shared"}, "AF_UNIX"),  # the zygote's own socket
+        ({"mode": "served", "engine": "transformers-serve"}, 'inet_addr("127.0.0.1")'),  # the server's
+    ],
+    ids=["zygote", "server"],
+)
+def test_a_trial_connects_to_nothing_but_local_sockets(small_study, tmp_path, run, sees):
     strace = shutil.which("strace")
-    study = small_study({"warm_rounds": 0, "runs": [{"mode": "shared", "agents": 2}]})
+    study = small_study({"warm_rounds": 0, "runs": [{"agents": 2, **run}]})
     log = tmp_path / "strace.log"
     wrap = (strace, "-f", "--seccomp-bpf", "-e", "trace=connect,sendto,sendmsg", "-o", str(log))
     result = study.run(study.trials[0], wrap)
     assert result.trial["status"] == "ok"
     calls = log.read_text()
-    assert "AF_UNIX" in calls  # the zygote's own socket: the trace did see the trial
+    assert sees in calls  # the trace did see the trial
     families = set(re.findall(r"sa_family=(AF_\w+)", calls))
     remote = [
         line

@@ -70,3 +70,42 @@ def test_what_the_framework_adds_to_a_prompt_is_countable(results):
     for mode in ("shared", "served"):
         for row in results[mode].rows("agents"):
             assert 0 < int(row["task_tokens"]) < int(row["prompt_tokens"])
+
+
+@pytest.fixture(scope="module")
+def replicas(small_study):
+    """Four agents on two servers, as threads of the process beside each."""
+    variant = {"layout": "replicas", "clients": "threads"}
+    run = {"mode": "served", "gpus": 2, "agents": 4, "engine": "transformers-serve", "variant": "both"}
+    study = small_study({"warm_rounds": 2, "variants": {"both": variant}, "runs": [run]})
+    return study.run(study.trials[0])
+
+
+def test_replicas_are_servers_of_their_own_each_on_its_device(replicas):
+    rows = replicas.rows("workers")
+    assert [(r["worker"], r["device_uuid"]) for r in rows] == [("server0", "slot-0"), ("server1", "slot-1")]
+    ports = [
+        facts["command"][facts["command"].index("--port") + 1] for facts in replicas.trial["workers"].values()
+    ]
+    assert len(set(ports)) == 2
+
+
+def test_every_round_uses_all_replicas_alike(replicas):
+    for number in ("0", "1", "2"):
+        used = [r["worker"] for r in replicas.rows("agents") if r["round"] == number]
+        assert sorted(used) == ["server0", "server0", "server1", "server1"]
+    assert {r["status"] for r in replicas.rows("agents")} == {"ok"}
+
+
+def test_clients_as_threads_do_the_same_work(replicas, served):
+    def work(result):
+        rows = [r for r in result.rows("agents") if r["round"] == "1"]
+        return {r["agent"]: (r["prompt_tokens"], r["output_tokens"], r["llm_calls"]) for r in rows}
+
+    assert work(served).items() <= work(replicas).items()
+    assert {r["status"] for r in replicas.rows("replays")} == {"ok"}
+
+
+def test_each_replica_holds_its_own_copy_in_memory(replicas):
+    for row in replicas.rows("workers"):
+        assert 16.0 < float(row["allocated_peak_mib"]) < 17.0

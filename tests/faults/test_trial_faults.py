@@ -2,20 +2,17 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from crewbench.devices.inventory import slots
-from crewbench.devices.lease import lease
-from processes import MARK, command, marked, new_mark, wait_gone
+from processes import command
+from running import Running
 from study import Study
 
 
@@ -36,61 +33,6 @@ def models(tmp_path_factory):
 @pytest.fixture
 def study(tmp_path, models):
     return lambda config: Study(tmp_path / "study", config, models)
-
-
-class Running:
-    """A trial that has come to a line of its log."""
-
-    def __init__(self, study, until, **environment):
-        self.study = study
-        self.trial_id = study.trials[0]
-        self.mark = new_mark()
-        self.leases = study.place / "leases"
-        self.process = study.start(
-            self.trial_id, **{MARK: self.mark, "CREWBENCH_LEASE_DIR": str(self.leases), **environment}
-        )
-        self.log = []
-        self.line = self.read_until(until)
-
-    def read_until(self, pattern):
-        for line in self.process.stderr:
-            self.log.append(line)
-            if re.search(pattern, line):
-                return line
-        raise AssertionError("".join(self.log))
-
-    @property
-    def worker(self):
-        return int(re.search(r"pid (\d+)", self.line)[1])
-
-    def all(self):
-        return marked(self.mark)
-
-    def finish(self):
-        """Exit code and survivors once the launcher has ended; survivors are ended."""
-        before = self.all()
-        self.log += self.process.stderr.readlines()
-        self.process.stderr.close()
-        code = self.process.wait(60)
-        left = wait_gone(before, 20)
-        for pid in marked(self.mark):
-            left.append(pid)
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        return code, [(pid, command(pid)) for pid in left]
-
-    def result(self):
-        from study import Result
-
-        return Result(self.study.dir(self.trial_id), "".join(self.log))
-
-    def devices_are_free(self):
-        os.environ["CREWBENCH_LEASE_DIR"] = str(self.leases)
-        try:
-            with lease(slots(8, 56), 8, exclusive_host=True, deadline_s=1):
-                return True
-        finally:
-            del os.environ["CREWBENCH_LEASE_DIR"]
 
 
 @pytest.mark.parametrize("when", ["load", "ready"])

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from checkout import STUDY, Checkout
+from crewbench.extras import missing
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,17 @@ def test_a_wrong_value_is_named_with_the_remedy(checkout, change, said):
     text = refused(checkout)
     for words in said:
         assert words in text
+
+
+@pytest.mark.skipif(not missing("vllm"), reason="vLLM is installed here")
+def test_an_engine_that_is_not_installed_is_named_with_the_command_that_brings_it(checkout):
+    checkout.study = {
+        **STUDY,
+        "devices": {"kind": "gpu", "gpus": 1},
+        "runs": [{"mode": "sequential"}, {"mode": "served", "engine": "vllm"}],
+    }
+    text = refused(checkout)
+    assert "engine vllm: needs packages that are not installed: run `make install-vllm`" in text
 
 
 def test_a_wrong_value_is_named_even_when_everything_else_is_quiet(checkout):

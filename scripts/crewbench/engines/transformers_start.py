@@ -1,18 +1,20 @@
 """Transformers' own command, with its prefix cache off, for which its `serve` has no switch.
 
-python -m crewbench.engines.transformers_start serve DIR ...     (as engines/transformers_serve.py tells)
+    python -m crewbench.engines.transformers_start serve DIR ...     (as engines/transformers_serve.py tells)
 """
 
 from __future__ import annotations
 
-from functools import partial
+from typing import Any
 
-import transformers
+from transformers import ContinuousBatchingConfig
 from transformers.cli.transformers import app
 
 if __name__ == "__main__":
-    # `serve` takes this name from the package when it starts, and gives it what its own options say.
-    transformers.ContinuousBatchingConfig = partial(
-        transformers.ContinuousBatchingConfig, allow_block_sharing=False
-    )
+    configure = ContinuousBatchingConfig.__init__
+
+    def without_sharing(self: ContinuousBatchingConfig, **fields: Any) -> None:
+        configure(self, **{"allow_block_sharing": False, **fields})
+
+    ContinuousBatchingConfig.__init__ = without_sharing
     app()
