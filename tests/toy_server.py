@@ -58,8 +58,9 @@ def hangs(say):
 
 
 def goes_on_late(say):
+    time.sleep(1.0)
     say(piece("in time"))
-    time.sleep(1.5)
+    time.sleep(1.25)
     say(piece("too late"))
     say(last(prompt_tokens=11, completion_tokens=2))
 

@@ -1,6 +1,6 @@
 """Transformers' own command, with its prefix cache off, for which its `serve` has no switch.
 
-    python -m crewbench.engines.transformers_start serve DIR ...     (as engines/transformers_serve.py tells)
+python -m crewbench.engines.transformers_start serve DIR ...     (as engines/transformers_serve.py tells)
 """
 
 from __future__ import annotations
