@@ -1,4 +1,4 @@
-"""Engines whose server is toy_server.py, known to whichever process imports this, and a trial of them.
+"""Engines whose server is toy_server.py, and a trial of them.
 
 The servers misbehave; what starts, watches and asks them is the project's own.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -59,18 +61,27 @@ class Exits(Toy):
     start = "exits"
 
 
-NAMES = {"toy": Toy, "toy-never": Never, "toy-no-memory": NoMemory, "toy-exits": Exits}
-ENGINES.update(
-    {
-        name: EngineInfo(__name__, cls.__name__, name, imports=("crewai",), runners=("server",))
-        for name, cls in NAMES.items()
-    }
-)
+ENGINES_OF_TOYS = {
+    name: EngineInfo(__name__, cls.__name__, name, imports=("crewai",), runners=("server",))
+    for name, cls in {"toy": Toy, "toy-never": Never, "toy-no-memory": NoMemory, "toy-exits": Exits}.items()
+}
+
+
+@contextmanager
+def known() -> Iterator[None]:
+    """These engines are the project's in here, and nowhere else in this process."""
+    ENGINES.update(ENGINES_OF_TOYS)
+    try:
+        yield
+    finally:
+        for name in ENGINES_OF_TOYS:
+            del ENGINES[name]
 
 
 def main(*args: Any) -> None:
     """A worker's whole life, in a process that knows these engines."""
-    server.main(*args)
+    with known():
+        server.main(*args)
 
 
 class Runner(ServerRunner):
@@ -149,4 +160,5 @@ def trial(
         step_timeout_s=step_s,
         zero_s=time.monotonic(),
     )
-    return execute([deployment], bench)
+    with known():
+        return execute([deployment], bench)
