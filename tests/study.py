@@ -13,6 +13,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "scripts"
+PYTHONPATH = os.pathsep.join(filter(None, [str(SCRIPTS), os.environ.get("PYTHONPATH")]))
+"""The library, beside what this interpreter was told to find."""
 
 
 def run(
@@ -97,7 +99,10 @@ class Study:
     def start(self, trial_id: str, wrap: tuple[str, ...] = (), **environment: str) -> subprocess.Popen[str]:
         """The trial as Snakemake starts it, its log on stderr."""
         env = {**os.environ, **environment}
-        env.pop("PYTHONPATH", None)
+        # The script finds the library by itself; what else is on the path may hold what it imports.
+        others = [p for p in env.pop("PYTHONPATH", "").split(os.pathsep) if p and Path(p) != SCRIPTS]
+        if others:
+            env["PYTHONPATH"] = os.pathsep.join(others)
         return subprocess.Popen(
             [*wrap, *self.command(trial_id)],
             cwd=self.place,

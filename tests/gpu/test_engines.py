@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from study import SCRIPTS, Study, run
+from study import PYTHONPATH, SCRIPTS, Study, run
 
 pytestmark = pytest.mark.gpu
 TOKENS = 48
@@ -64,6 +64,7 @@ def widest_gap(eager, completion):
 
 # The compiler's advice on precision and the like, which differs with the version, is no fault of the engine.
 @pytest.mark.filterwarnings(r"ignore:::torch\._(inductor|dynamo)")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 def test_a_compiled_engine_chooses_what_eager_finds_best_or_nearly_so(checkpoint):
     """With random weights logits are nearly flat, so ids may differ at ties: judged by the gap in logits."""
     eager, _, _ = answer(checkpoint, "eager")
@@ -110,7 +111,7 @@ def test_a_second_process_finds_what_the_first_one_compiled(checkpoint, tmp_path
     for _ in range(2):
         cache = compile_cache.at(tmp_path / "kept")
         found.append(cache.record() | {"now": cache.files})
-        environment = {**os.environ, **cache.environment, "PYTHONPATH": str(SCRIPTS)}
+        environment = {**os.environ, **cache.environment, "PYTHONPATH": PYTHONPATH}
         command = [sys.executable, "-c", LOADS, str(checkpoint)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ import pytest
 
 from crewbench.devices.inventory import list_devices
 from crewbench.records import STAGES
-from study import SCRIPTS, Study, run
+from study import PYTHONPATH, Study, run
 
 pytestmark = pytest.mark.gpu
 
@@ -31,7 +31,7 @@ print(synthetic.build("middle", 7, "bfloat16", sys.argv[1], shard_bytes=2**33).w
 def checkpoint(tmp_path_factory):
     """The directory of the weights, and their MiB."""
     place = tmp_path_factory.mktemp("middle")
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
     made = run(sys.executable, "-c", CHECKPOINT, place, cwd=place, env=environment)
     return place / "weights", float(made.stdout.splitlines()[-1])
 

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import statistics
 
 import pytest
 
@@ -74,3 +75,40 @@ def test_every_link_to_a_file_leads_somewhere(readme, root):
     targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", readme)
     assert len(targets) > 8
     assert [t for t in targets if not (root / t).exists()] == []
+
+
+def test_the_serving_table_says_what_the_reference_holds(readme, root):
+    names = {
+        "`served`, vLLM, clients in processes": ("served", "vllm", "base"),
+        "`served`, vLLM, clients in threads": ("served", "vllm", "threads"),
+        "`served`, Transformers' server": ("served", "transformers-serve", "base"),
+        "`sequential`, eager, cuDNN attention": ("sequential", "eager", "base"),
+    }
+    with open(root / "results/reference/1x-h200-serving/tables/summary.csv", newline="") as file:
+        rows = {
+            (r["mode"], r["engine"], r["variant"], r["metric"]): r
+            for r in csv.DictReader(file)
+            if not r["baseline"]
+        }
+    told = table(readme, "deployment")
+    assert [cells[0] for cells in told] == list(names)
+    for cells in told:
+        metrics = ("cold_s", "warm_s", "replay_s", "decode_tokens_per_s")
+        found = [rows[*names[cells[0]], metric] for metric in metrics]
+        assert cells[1] == f"{found[0]['ok']} of {found[0]['trials']}"
+        assert cells[2:] == [f"{float(row['median']):.3g}" for row in found]
+    for variant, seconds in (("threads", "0.145"), ("base", "0.028")):
+        warm, alone = (float(rows["served", "vllm", variant, m]["median"]) for m in ("warm_s", "replay_s"))
+        assert f"{warm - alone:.3f}" == seconds and f"{seconds} s" in readme
+
+
+def test_the_attention_table_says_what_the_probe_measured(readme, root):
+    with open(root / "results/reference/1x-h200-probes/attention.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for attention, thread, *shown_ms in table(readme, "attention"):
+        ms = [
+            1000 * float(r["decode_s_per_token"])
+            for r in rows
+            if (r["attention"], r["thread"]) == (attention, thread)
+        ]
+        assert shown_ms == [f"{x:.1f}" for x in (min(ms), statistics.median(ms), max(ms))]
