@@ -50,6 +50,9 @@ class CompileCache:
             "TORCHINDUCTOR_CACHE_DIR": str(self.directory / "inductor"),
             "TRITON_CACHE_DIR": str(self.directory / "triton"),
             "VLLM_CACHE_ROOT": str(self.directory / "vllm"),
+            # In the home directory by default, which is another one in every trial, and part of vLLM's keys.
+            "VLLM_CONFIG_ROOT": str(self.directory / "vllm-config"),
+            "VLLM_XLA_CACHE_PATH": str(self.directory / "vllm-xla"),
             # On by default, here whatever the version's default is.
             "TORCHINDUCTOR_FX_GRAPH_CACHE": "1",
             "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
