@@ -86,7 +86,9 @@ class Explained:
 class Bench:
     """One loaded eager engine, and the ways to let it generate the same number of ids."""
 
-    def __init__(self, model: Path, device: Device, tokens: int, threads: int, storage: Path) -> None:
+    def __init__(
+        self, model: Path, device: Device, tokens: int, threads: int, storage: Path, prompt_tokens: int = 0
+    ) -> None:
         from crewbench.execute.worker import Job, StepOrder, start_engine
 
         described = manifest.load(model)
@@ -110,6 +112,12 @@ class Bench:
         self.engine, _ = start_engine(self.job, time.monotonic(), lambda message: None)
         if self.engine is None:
             raise RuntimeError("the engine could not be loaded: the log above says why")
+        if prompt_tokens:
+            # A long prompt keeps the GPU busy, not the host that launches its kernels: far less noise.
+            told = crew.agents[0].backstory
+            each = len(self.engine.chat.tokenizer(told)["input_ids"])
+            longer = replace(crew.agents[0], backstory=" ".join([told] * -(-prompt_tokens // each)))
+            self.order = replace(self.order, agent=longer)
         self.on_gpu = device.kind == "gpu"
         self.prompt_ids: list[int] = []
 
@@ -135,12 +143,17 @@ class Bench:
 
     def generate(self) -> Timed:
         """A bare `generate` on the agent's prompt ids, already on the device, and a clock around it."""
+        import torch
+
         ids = self._tensor(self.prompt_ids)
         self._synchronize()
         began = time.perf_counter()
-        made = self.engine.model.generate(
-            ids["input_ids"], attention_mask=ids["attention_mask"], generation_config=self.engine.generation
-        )
+        with torch.inference_mode():
+            made = self.engine.model.generate(
+                ids["input_ids"],
+                attention_mask=ids["attention_mask"],
+                generation_config=self.engine.generation,
+            )
         self._synchronize()
         seconds = time.perf_counter() - began
         return Timed(seconds, made[0, len(self.prompt_ids) :].tolist())
@@ -517,7 +530,7 @@ def body(args: argparse.Namespace, scratch: Path) -> int:
     with lease(devices, 1, holder="validity") as leased:
         device = leased.devices[0]
         before, began = provenance.pressure(), time.monotonic()
-        bench = Bench(args.model, device, args.tokens, args.threads, scratch / "crewai")
+        bench = Bench(args.model, device, args.tokens, args.threads, scratch / "crewai", args.prompt_tokens)
         say(f"imported and loaded on {device.name} in {time.monotonic() - began:.0f} s")
         sampled: dict[str, Any] = {}
         with judging(verdicts, "inference_raw", RAW):
@@ -581,6 +594,12 @@ def main() -> int:
     parser.add_argument("--trials", type=Path, help="a directory with trials, for what is judged on them")
     parser.add_argument("--device", choices=("auto", "gpu", "slot"), default="gpu")
     parser.add_argument("--tokens", type=at_least(2), default=16, help="output tokens of a generation (16)")
+    parser.add_argument(
+        "--prompt-tokens",
+        type=at_least(1),
+        default=0,
+        help="make the agent's prompt about this long, so that the GPU is what is waited for (as it is)",
+    )
     parser.add_argument("--threads", type=at_least(1), default=1, help="CPU threads of torch (1)")
     parser.add_argument(
         "--pairs", type=at_least(claims.LEAST), default=claims.LEAST, help="the fewest pairs (10)"

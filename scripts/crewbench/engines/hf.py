@@ -189,7 +189,7 @@ class Eager:
         called = time.monotonic()
         recorder = None
         try:
-            with self.account.sequence() as hold:
+            with self.account.sequence() as hold, torch.inference_mode():
                 recorder = Recorder(deadline_s, lambda prompt: hold(prompt + self.tokens))
                 answer = self.chat.invoke(
                     messages,
@@ -216,7 +216,7 @@ class Eager:
         called = time.monotonic()
         recorder = None
         try:
-            with self.account.sequence() as hold:
+            with self.account.sequence() as hold, torch.inference_mode():
                 recorder = Recorder(deadline_s, lambda prompt: hold(prompt + self.tokens))
                 ids = torch.tensor([call.prompt_ids], device=self.devices[0])
                 self.model.generate(
