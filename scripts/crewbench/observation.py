@@ -14,13 +14,14 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crewbench.devices import nvml
-from crewbench.devices.inventory import Device
+from crewbench.devices.inventory import Device, DeviceError
 from crewbench.engines import ENGINES, Call, Observed, compile_cache
 from crewbench.execute.worker import Failure, Job, failure, pin
 from crewbench.quality import Check, Messages, Numbers, compare
@@ -117,7 +118,8 @@ class Sides:
         if isinstance(result, Failure):
             raise SideFailed(result)
         if self._free_mib:  # a dead process's memory comes back a moment later
-            nvml.wait_until_free(self._free_mib, MEMORY_FREE_S)
+            with suppress(DeviceError):  # not known: the next side says whether it has room
+                nvml.wait_until_free(self._free_mib, MEMORY_FREE_S)
         return result
 
 
