@@ -216,12 +216,9 @@ class Eager:
         called = time.monotonic()
         recorder = None
         try:
-            with self.account.sequence() as hold, torch.inference_mode():
+            with self.account.sequence() as hold:
                 recorder = Recorder(deadline_s, lambda prompt: hold(prompt + self.tokens))
-                ids = torch.tensor([call.prompt_ids], device=self.devices[0])
-                self.model.generate(
-                    ids, attention_mask=torch.ones_like(ids), streamer=recorder, **self.call_options()
-                )
+                self._generate(call, recorder, self.call_options())
         except RuntimeError as error:
             raise _typed(error, "decode" if recorder and recorder.token_s else "prefill") from error
         return recorder.completion("", called)
@@ -231,17 +228,17 @@ class Eager:
         options = self.call_options()
         generation = copy.deepcopy(options["generation_config"])
         generation.update(output_logits=True, return_dict_in_generate=True)
-        ids = torch.tensor([call.prompt_ids], device=self.devices[0])
         try:
-            made = self.model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                streamer=recorder,
-                **{**options, "generation_config": generation},
-            )
+            made = self._generate(call, recorder, {**options, "generation_config": generation})
         except RuntimeError as error:
             raise _typed(error, "decode" if recorder.token_s else "prefill") from error
         return Observed(recorder.output_ids, torch.cat(made.logits).float().cpu().numpy())
+
+    def _generate(self, call: Call, recorder: Recorder, options: dict[str, Any]) -> Any:
+        """What `generate` gives for the call's prompt."""
+        with torch.inference_mode():
+            ids = torch.tensor([call.prompt_ids], device=self.devices[0])
+            return self.model.generate(ids, attention_mask=torch.ones_like(ids), streamer=recorder, **options)
 
     def _generation(self, given: GenerationConfig) -> GenerationConfig:
         """Greedy, and all that one call is told: nothing of the checkpoint's own sampling is left."""
