@@ -22,14 +22,14 @@ def body(args: argparse.Namespace, scratch: Path) -> int:
     from crewbench.devices.inventory import DeviceError
     from crewbench.devices.sampler import SamplerError
     from crewbench.execute.host import run_trial
-    from crewbench.execute.process import ZygoteError
+    from crewbench.execute.setup import RunnerError
     from crewbench.execute.surroundings import enter
 
     enter(scratch)
     try:
         spec = matrix.read(args.matrix).spec(args.trial)
         run_trial(spec, args.out, scratch, ROOT)
-    except (DeviceError, CheckpointError, SamplerError, ZygoteError, matrix.MatrixError) as error:
+    except (DeviceError, CheckpointError, SamplerError, RunnerError, matrix.MatrixError) as error:
         sys.exit(f"error: {error}")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import pytest
 
+from installed import IN_CI, require
+
 ROOT = Path(__file__).resolve().parent.parent
-IN_CI = os.environ.get("CREWBENCH_CI") == "1"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """A missing program skips a test at a desk and fails it in CI, where nobody would notice the skip."""
+    """A missing part skips a test at a desk and fails it in CI, where nobody would notice the skip."""
     for mark in item.iter_markers("needs"):
-        missing = [program for program in mark.args if shutil.which(program) is None]
-        if missing:
-            (pytest.fail if IN_CI else pytest.skip)(f"not installed: {', '.join(missing)}")
+        require(*mark.args)
     if item.get_closest_marker("gpu") is not None:
         from crewbench.devices.inventory import resolve
 

@@ -9,8 +9,18 @@ from contextlib import suppress
 
 from crewbench.devices.inventory import slots
 from crewbench.devices.lease import lease
+from crewbench.execute.guardian import children
 from processes import MARK, command, marked, new_mark, wait_gone
 from study import Result
+
+
+def hard(mode, **options):
+    """A config whose steps take long enough to be interrupted."""
+    return {
+        "warm_rounds": 1,
+        "generation": {"output_tokens": 500},
+        "runs": [{"mode": mode, "agents": 2, **options}],
+    }
 
 
 class Running:
@@ -40,6 +50,20 @@ class Running:
 
     def all(self):
         return marked(self.mark)
+
+    def named(self, word):
+        """The one process of the trial whose command line has this word."""
+        (pid,) = (p for p in self.all() if word in command(p))
+        return pid
+
+    @property
+    def harness(self):
+        """The pids of launcher, guardian and trial, each the child of the one before."""
+        pids = [self.process.pid]
+        for _ in range(2):
+            (below,) = (p for p in children(pids[-1]) if "trial.py" in command(p))
+            pids.append(below)
+        return dict(zip(("launcher", "guardian", "trial"), pids, strict=True))
 
     def finish(self):
         """Exit code and survivors once the launcher has ended; survivors are ended."""

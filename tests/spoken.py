@@ -12,6 +12,7 @@ from multiprocessing import Pipe, get_context
 from crewbench.deployment import Deployment, Step, Worker
 from crewbench.devices.budget import OutOfMemory
 from crewbench.devices.inventory import slots
+from crewbench.execute.made import Made
 from crewbench.execute.process import Handle
 from crewbench.execute.run import Bench, execute
 from crewbench.execute.worker import Failure, Stages, StepResult
@@ -47,6 +48,18 @@ def works(conn, oom_in_step: int | None = None) -> None:
         served += 1
         conn.send(("done", StepResult(message[1].step, status, now, time.monotonic(), oom=oom)))
     conn.send(("stopped", {}, []))
+
+
+def dies_in_a_step(conn, counted, tokens: int) -> None:
+    """Is killed in its first step, when it has made so many tokens; `counted` is where it counts them."""
+    began = time.monotonic()
+    conn.send(("stage", "import", began))
+    conn.send(("ready", Stages(began, import_s=0.0, load_s=0.0, ended_s=time.monotonic())))
+    count = Made(counted)
+    conn.recv()
+    for _ in range(tokens):
+        count.one_more()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def loads_late(conn, after: int) -> None:
@@ -89,9 +102,13 @@ def fails_loading(conn, seconds: float = 0.0) -> None:
 class Trial:
     """Runs Deployments with `worker(name, life, attempt)` -> (function, its further arguments)."""
 
-    def __init__(self, worker, *, warm_rounds=1, load_timeout_s=60.0, all_gone_before=False):
+    def __init__(
+        self, worker, *, warm_rounds=1, load_timeout_s=60.0, all_gone_before=False, restarts=0, counted=None
+    ):
         self.worker = worker
         self.options = {"warm_rounds": warm_rounds, "load_timeout_s": load_timeout_s}
+        self.options["restarts"] = {"process": restarts}.get
+        self.counted = counted
         self.all_gone_before = all_gone_before
         self.pids: list[int] = []
 
@@ -103,7 +120,7 @@ class Trial:
         process.start()
         theirs.close()
         self.pids.append(process.pid)
-        handle = Handle(process, ours, asked)
+        handle = Handle(process, ours, asked, self.counted)
         if self.all_gone_before:
             wait_for_end(process.pid)
         return handle

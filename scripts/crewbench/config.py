@@ -68,12 +68,22 @@ def _one_of(known: Mapping[str, Any]) -> Any:
     return Annotated[str, AfterValidator(check), WithJsonSchema({"type": "string", "enum": list(known)})]
 
 
+_ADDRESS = r"^[^:/\s]+:[0-9]+$"
+
+
+def _address(text: str) -> str:
+    if not re.match(_ADDRESS, text):
+        raise PydanticCustomError("address", "must be host:port")
+    return text
+
+
 Natural = Annotated[int, Field(ge=0), BeforeValidator(_number)]
 Count = Annotated[int, Field(ge=1), BeforeValidator(_number)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
 Share = Annotated[float, Field(gt=0, le=1), BeforeValidator(_number)]
 Text = Annotated[str, Field(min_length=1)]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+Address = Annotated[str, AfterValidator(_address), WithJsonSchema({"type": "string", "pattern": _ADDRESS})]
 ModeName = _one_of(MODES)
 Engine = _one_of(ENGINES)
 Start = _one_of(STARTS)
@@ -232,6 +242,10 @@ class Variant(Section):
     port: Annotated[int, Field(ge=1, le=65535), BeforeValidator(_number)] | None = Field(
         None, description="served: the server's TCP port on the loopback (null: any free one)"
     )
+    ray_address: Address | None = Field(
+        None,
+        description="actors: a Ray that runs on this host, as host:port (null: each trial starts its own)",
+    )
     prefix_cache: bool | None = Field(
         None,
         description="served: keep the KV cache of prompts seen before (null: no, so that every round does "
@@ -263,7 +277,7 @@ class Run(Section):
         None,
         description="state before round 0: zygote (forked, imports done), process (new process, weights in "
         "the page cache), disk (new process, weights evicted from the page cache); null: zygote, or process "
-        "where the mode starts servers",
+        "where the mode starts servers or actors",
     )
     variant: Slugs = Field(("base",), description="names from `variants`")
     repeats: Count | None = Field(None, description="null: as `repeats` of the whole file")

@@ -14,6 +14,7 @@ from statistics import median
 
 from crewbench.deployment import Deployment, Step
 from crewbench.engines import ENGINES
+from crewbench.runners import RUNNERS
 from crewbench.start import STARTS
 from crewbench.trial import Cell
 
@@ -167,6 +168,7 @@ def estimate_s(
         return total
 
     seconds = pace.around_s + (pace.zygote_s if start.zygote else 0.0)
+    seconds += sum(RUNNERS[name].ready_s for name in {w.runner for d in attempts for w in d.workers})
     if not start.cached:
         seconds += gib * pace.disk_gib_s
     context_mib = GPU_CONTEXT_MIB if device_kind == "gpu" else 0

@@ -19,6 +19,7 @@ PACKAGES = (
     "langchain-huggingface",
     "langchain-core",
     "snakemake",
+    "ray",
     "nvidia-ml-py",
     "pandas",
 )

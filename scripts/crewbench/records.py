@@ -54,7 +54,9 @@ class AgentRow:
     """agents.csv, and replays.csv with phase replay (the last warm round's calls made again without the
     agents): one row per step and round. `framework_s` is the step's time outside the engine: ended - started
     - prefill - decode. `task_tokens` are the ids of the agent's and the task's own texts; the framework adds
-    the rest."""
+    the rest. `reruns` is how often the step was run again because its worker had died, `lost_tokens` the
+    output ids that workers had made for it when they died (empty where nobody counted them); all other
+    columns but `queue_s`, which holds all of that time, are of the last run."""
 
     round: int
     phase: str
@@ -76,13 +78,16 @@ class AgentRow:
     output_tokens: int | None = None
     llm_calls: int | None = None
     task_tokens: int | None = None
+    reruns: int = 0
+    lost_tokens: int | None = 0
     error: str = ""
 
 
 @dataclass(slots=True)
 class WorkerRow:
     """workers.csv: one row per life of a worker and device. `spawned_at_s` is when its process was
-    asked for and `stopped_at_s` when it was seen gone."""
+    asked for and `stopped_at_s` when it was seen gone. `recovery_s`, of a life that follows a death, is from
+    that death's being seen to ready."""
 
     worker: str
     worker_life: int
@@ -100,6 +105,7 @@ class WorkerRow:
     copy_s: float | None = None
     compile_s: float | None = None
     ready_at_s: float | None = None
+    recovery_s: float | None = None
     stop_s: float | None = None
     stopped_at_s: float | None = None
     cached_share: float | None = None

@@ -1,8 +1,9 @@
 """Runners hold workers. This file names them and says what each offers; it imports none.
 
 To add one, add a file under execute/ with a class that takes a Setup and has `start(worker, devices, life,
-attempt) -> Handle`, `zygote_s` and `taints`, and a line to RUNNERS. Where it is the first of an engine's
-runners, the file also has `held(job)`: a context that gives the job's engine, loaded and without agents.
+attempt) -> Handle`, `zygote_s`, `runner_s`, `restarts` (how often a worker that dies is started again) and
+`taints`, and a line to RUNNERS. Where it is the first of an engine's runners, the file also has `held(job)`:
+a context that gives the job's engine, loaded and without agents.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ class RunnerInfo:
     usual one first; `options` the variant options it takes, `one_worker_options` (option, why) those that
     two workers cannot both have; `extra` what must be installed (extras.py). Other runners are compared
     with the one that is the `baseline`; `metrics`: its workers are asked for theirs (servers.csv);
-    `batches`: calls that are made at once are computed together."""
+    `batches`: calls that are made at once are computed together. `ready_s` is rough and only for estimates:
+    seconds until it can start workers."""
 
     module: str
     cls: str
@@ -28,6 +30,7 @@ class RunnerInfo:
     baseline: bool = False
     metrics: bool = False
     batches: bool = False
+    ready_s: float = 0.0
 
 
 RUNNERS: dict[str, RunnerInfo] = {
@@ -47,5 +50,14 @@ RUNNERS: dict[str, RunnerInfo] = {
         one_worker_options=(("port", "two servers cannot listen on it"),),
         metrics=True,
         batches=True,
+    ),
+    "actor": RunnerInfo(
+        "crewbench.execute.actor",
+        "ActorRunner",
+        "a Ray actor for each worker",
+        starts=("process", "disk"),
+        options=("ray_address",),
+        extra="ray",
+        ready_s=8.0,
     ),
 }

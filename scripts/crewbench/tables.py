@@ -313,6 +313,7 @@ def trial_row(
         "output_tokens_per_round": max(tokens, default=None),
         "started_wall": _wall(record.get("anchor") or {}),
         "zygote_s": record.get("zygote_s"),
+        "runner_s": record.get("runner_s"),
         "samples": sampler.get("samples"),
         "samples_late": sampler.get("late"),
         "sample_errors": sampler.get("errors"),

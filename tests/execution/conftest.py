@@ -2,6 +2,7 @@
 
 import pytest
 
+from installed import missing, require
 from study import Study
 
 MODES = {
@@ -12,7 +13,17 @@ MODES = {
     "cooperative": {},
     "hierarchical": {"gpus": 2},
     "served": {"engine": "transformers-serve"},
+    "actors": {"gpus": 2},
 }
+EXTRAS = {"served": "serving", "actors": "ray"}
+
+
+class Results(dict):
+    """mode -> Result. Asked for a mode that cannot run here, the test is skipped or fails."""
+
+    def __missing__(self, mode):
+        require(EXTRAS[mode])
+        raise KeyError(mode)
 
 
 @pytest.fixture(scope="session")
@@ -23,9 +34,12 @@ def models(tmp_path_factory):
 @pytest.fixture(scope="session")
 def results(tmp_path_factory, models):
     """mode -> Result, three agents (auto_expand: eight), one warm round."""
-    runs = [{"mode": mode, "agents": 3, **options} for mode, options in MODES.items()]
+    here = {
+        mode: options for mode, options in MODES.items() if mode not in EXTRAS or not missing(EXTRAS[mode])
+    }
+    runs = [{"mode": mode, "agents": 3, **options} for mode, options in here.items()]
     study = Study(tmp_path_factory.mktemp("study") / "s", {"warm_rounds": 1, "runs": runs}, models)
-    found = {}
+    found = Results()
     for trial_id in study.trials:
         result = study.run(trial_id)
         found[result.trial["identity"]["mode"]] = result

@@ -12,15 +12,17 @@ import pytest
     [
         ({"mode": "shared"}, "AF_UNIX"),  # the zygote's own socket
         ({"mode": "served", "engine": "transformers-serve"}, 'inet_addr("127.0.0.1")'),  # the server's
+        pytest.param({"mode": "actors"}, "::ffff:127.0.0.1", marks=pytest.mark.needs("ray")),  # raylet's
     ],
-    ids=["zygote", "server"],
+    ids=["zygote", "server", "ray"],
 )
-def test_a_trial_connects_to_nothing_but_local_sockets(small_study, tmp_path, run, sees):
+def test_a_trial_opens_nothing_but_local_sockets(small_study, tmp_path, run, sees):
     strace = shutil.which("strace")
     study = small_study({"warm_rounds": 0, "runs": [{"agents": 2, **run}]})
-    log = tmp_path / "strace.log"
-    wrap = (strace, "-f", "--seccomp-bpf", "-e", "trace=connect,sendto,sendmsg", "-o", str(log))
-    result = study.run(study.trials[0], wrap)
+    log, home = tmp_path / "strace.log", tmp_path / "home"
+    home.mkdir()
+    wrap = (strace, "-f", "--seccomp-bpf", "-e", "trace=bind,connect,sendto,sendmsg", "-o", str(log))
+    result = study.run(study.trials[0], wrap, HOME=str(home))
     assert result.trial["status"] == "ok"
     calls = log.read_text()
     assert sees in calls  # the trace did see the trial
@@ -28,10 +30,11 @@ def test_a_trial_connects_to_nothing_but_local_sockets(small_study, tmp_path, ru
     remote = [
         line
         for line in calls.splitlines()
-        if re.search(r"sa_family=AF_INET6?\b", line) and not re.search(r'"127\.|"::1"', line)
+        if re.search(r"sa_family=AF_INET6?\b", line) and not re.search(r'"(::ffff:)?127\.|"::1"', line)
     ]
     assert remote == []
     assert families <= {"AF_UNIX", "AF_INET", "AF_INET6", "AF_UNSPEC", "AF_NETLINK"}
+    assert list(home.rglob("*")) == []
 
 
 def test_a_trial_writes_nothing_into_the_home_directory(small_study, tmp_path):

@@ -94,6 +94,82 @@ def test_every_worker_that_has_no_room_to_load_is_a_row_without_a_step():
     assert {r.pid for r in records.ooms} == {w.pid for w in records.workers}
 
 
+def lives(records):
+    return [(w.worker, w.worker_life, str(w.status)) for w in records.workers]
+
+
+def test_a_worker_that_dies_in_a_step_lives_again_where_its_runner_says_so_and_so_does_the_step(tmp_path):
+    counted = str(tmp_path / "made")
+
+    def worker(name, life, attempt, trial):
+        return [spoken.dies_in_a_step, counted, 7] if life == 0 else [spoken.works]
+
+    records = Trial(worker, restarts=1, counted=counted).run(alone())
+    assert [(a.round, str(a.status), a.worker_life, a.reruns, a.lost_tokens) for a in records.agents] == [
+        (0, "ok", 1, 1, 7),
+        (1, "ok", 1, 0, 0),
+    ]
+    assert lives(records) == [("worker", 0, "error"), ("worker", 1, "ok")]
+    dead, new = records.workers
+    assert dead.recovery_s is None
+    assert new.recovery_s == pytest.approx(new.ready_at_s - dead.stopped_at_s)
+    assert (records.restarts, str(records.status)) == (1, "ok")
+    # The step's queueing is from its first to the run that counts.
+    assert records.agents[0].queue_s > new.ready_at_s - new.spawned_at_s
+
+
+def test_a_worker_that_dies_again_and_again_is_given_up_after_its_restarts(tmp_path):
+    counted = str(tmp_path / "made")
+    records = Trial(lambda *_: [spoken.dies_in_a_step, counted, 3], restarts=2, counted=counted).run(alone())
+    assert lives(records) == [("worker", 0, "error"), ("worker", 1, "error"), ("worker", 2, "error")]
+    first, second = records.agents
+    assert (str(first.status), first.reruns, first.lost_tokens) == ("error", 2, 9)
+    assert "SIGKILL while it ran" in first.error
+    assert (str(second.status), second.reruns) == ("skipped", 0)
+
+
+def test_tokens_that_nobody_counted_are_not_said_to_be_none():
+    def worker(name, life, attempt, trial):
+        return [spoken.dies_in_a_step, None, 3] if life == 0 else [spoken.works]
+
+    records = Trial(worker, restarts=1, warm_rounds=0).run(alone())
+    assert [(str(a.status), a.lost_tokens) for a in records.agents] == [("ok", None)]
+
+
+def test_a_worker_without_restarts_ends_its_step_and_what_it_had_made_is_lost(tmp_path):
+    counted = str(tmp_path / "made")
+    records = Trial(lambda *_: [spoken.dies_in_a_step, counted, 5], counted=counted).run(alone())
+    assert [(str(a.status), a.reruns, a.lost_tokens) for a in records.agents] == [
+        ("error", 0, 5),
+        ("skipped", 0, 0),
+    ]
+    assert len(records.workers) == 1
+
+
+def test_a_worker_that_dies_while_it_loads_lives_again_and_no_step_was_run_twice():
+    records = Trial(
+        lambda name, life, *_: [spoken.dies] if life == 0 else [spoken.works], restarts=1, warm_rounds=0
+    ).run(alone())
+    assert lives(records) == [("worker", 0, "error"), ("worker", 1, "ok")]
+    assert [(str(a.status), a.reruns, a.lost_tokens) for a in records.agents] == [("ok", 0, 0)]
+
+
+def test_a_renewed_worker_that_dies_lives_again_with_the_step_it_was_started_for(tmp_path):
+    counted = str(tmp_path / "made")
+
+    def worker(name, life, attempt, trial):
+        return [spoken.dies_in_a_step, counted, 2] if life == 1 else [spoken.works]
+
+    records = Trial(worker, restarts=1, counted=counted).run(alone("step", steps=2))
+    assert [(a.round, a.step, a.worker_life, a.reruns) for a in records.agents] == [
+        (0, "step0", 0, 0),
+        (0, "step1", 2, 1),
+        (1, "step0", 2, 0),
+        (1, "step1", 2, 0),
+    ]
+    assert {str(a.status) for a in records.agents} == {"ok"}
+
+
 @pytest.mark.parametrize("failing", [0, 1])
 def test_the_loading_of_a_worker_that_failed_counts_as_loading_not_as_the_next_ones_spawning(failing):
     def worker(name, life, attempt, trial):

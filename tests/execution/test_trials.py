@@ -11,6 +11,7 @@ from crewbench.trial import Spec
 
 EVERY_MODE = list(modes.MODES)
 IN_WORKERS = [mode for mode in EVERY_MODE if mode != "served"]
+FROM_A_ZYGOTE = [mode for mode in IN_WORKERS if mode != "actors"]
 INDEPENDENT = ["parallel", "auto_expand", "sequential", "shared"]
 
 
@@ -214,7 +215,7 @@ def test_a_trial_without_an_out_of_memory_has_a_header_only(results):
     assert results["sequential"].rows("ooms") == []
 
 
-@pytest.mark.parametrize("mode", IN_WORKERS)
+@pytest.mark.parametrize("mode", FROM_A_ZYGOTE)
 def test_a_zygotes_workers_have_imported_before_they_are_asked_for(results, mode):
     assert results[mode].trial["zygote_s"] > 1.0
     for row in results[mode].rows("workers"):

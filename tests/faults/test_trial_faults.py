@@ -12,17 +12,8 @@ from pathlib import Path
 import pytest
 
 from processes import command
-from running import Running
+from running import Running, hard
 from study import Study
-
-
-def hard(mode, **options):
-    """A config whose steps take long enough to be interrupted."""
-    return {
-        "warm_rounds": 1,
-        "generation": {"output_tokens": 500},
-        "runs": [{"mode": mode, "agents": 2, **options}],
-    }
 
 
 @pytest.fixture(scope="module")
@@ -60,28 +51,12 @@ def test_a_worker_killed_while_loading_or_generating_is_a_row_and_the_others_go_
 @pytest.mark.parametrize("victim", ["launcher", "guardian", "trial"])
 def test_killing_the_harness_leaves_no_process_no_lease_and_no_trial_json(study, victim):
     running = Running(study(hard("parallel", gpus=2)), r"worker1 .*: ready")
-    everyone = running.all()
-    trial = next(p for p in everyone if parent_is(p, everyone, depth=2))
-    chain = {"trial": trial, "guardian": parent(trial), "launcher": running.process.pid}
-    os.kill(chain[victim], signal.SIGKILL)
+    os.kill(running.harness[victim], signal.SIGKILL)
     code, survivors = running.finish()
     assert survivors == []
     assert code != 0
     assert not (running.study.dir(running.trial_id) / "trial.json").exists()
     assert running.devices_are_free()
-
-
-def parent(pid):
-    with open(f"/proc/{pid}/stat") as file:
-        return int(file.read().rpartition(")")[2].split()[1])
-
-
-def parent_is(pid, everyone, depth):
-    """Whether the process is `depth` below the launcher, which runs trial.py and is nobody's child here."""
-    chain = [pid]
-    while parent(chain[-1]) in everyone:
-        chain.append(parent(chain[-1]))
-    return len(chain) == depth + 1 and "trial.py" in command(pid)
 
 
 def zygote(pids):

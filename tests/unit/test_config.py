@@ -45,7 +45,7 @@ def test_the_study_with_local_weights_only_lacks_the_weights(root, tmp_path):
 
 def test_the_embedded_study_has_every_mode_that_needs_no_extra_most_from_a_zygote(root):
     config = load(root / "config/config.yaml", root)
-    assert {run.mode for run in config.runs} == set(MODES) - {"served"}
+    assert {run.mode for run in config.runs} == set(MODES) - {"served", "actors"}
     assert config.repeats == 3 and config.warm_rounds == 2
     starts = [start for run in config.runs for start in run.start or ("zygote",)]
     assert 1 <= sum(s == "process" for s in starts) <= 2
@@ -139,6 +139,10 @@ def test_a_key_of_another_section_is_pointed_there(root):
         (
             {"runs": RUNS, "variants": {"base": {"memory_mib": 4}}},
             'variants.base: found {"memory_mib": 4}; must have no options: base is what nothing varies',
+        ),
+        (
+            {"runs": RUNS, "variants": {"near": {"ray_address": "auto"}}},
+            'variants.near.ray_address: found "auto"; must be host:port',
         ),
         ({"runs": RUNS, "repeats": 2.5}, "repeats: found 2.5; must be a whole number"),
         ({"runs": RUNS, "repeats": True}, "repeats: found true; must be a number"),

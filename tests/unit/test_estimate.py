@@ -7,6 +7,7 @@ import pytest
 
 from crewbench.estimate import PACES, Wave, estimate_s, expected_s, fits, in_words, waves
 from crewbench.modes import MODES
+from crewbench.runners import RUNNERS
 from crewbench.trial import Cell
 
 REFERENCE = "results/reference/2x-h200-core"
@@ -53,6 +54,12 @@ def test_an_estimate_is_the_sum_of_its_parts():
     assert new == pytest.approx(pace.import_s - pace.zygote_s)
     disk = seconds(cell("cooperative", start="disk")) - seconds(cell("cooperative", start="process"))
     assert disk == pytest.approx(13825 / 1024 * pace.disk_gib_s)
+
+
+def test_what_a_runner_takes_before_it_can_start_workers_is_in_the_estimate():
+    alike = {name: seconds(cell(name, 2, start="process")) for name in ("actors", "parallel")}
+    assert RUNNERS["actor"].ready_s > 0
+    assert alike["actors"] - alike["parallel"] == pytest.approx(RUNNERS["actor"].ready_s)
 
 
 def test_attempts_that_cannot_fit_cost_their_start_and_those_after_the_one_that_fits_nothing():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import pytest
 
@@ -110,6 +111,31 @@ def test_a_spread_copy_makes_a_cell_of_its_own(build):
     workers = made.attempts("parallel__g4__a8__eager__zygote__spread__r1")[0].workers
     assert len(made) == 4 and {len(w.devices) for w in workers} == {2}
     assert made.spec("parallel__g4__a8__eager__zygote__spread__r1").cell.options == {"devices_per_copy": 2}
+
+
+def test_actors_start_as_new_processes_and_hold_the_engines_that_run_in_one(build):
+    made = build(
+        runs=[
+            {"mode": "actors", "gpus": 2, "agents": 2},
+            {"mode": "actors", "agents": 1, "start": "zygote"},
+            {"mode": "actors", "agents": 1, "engine": "transformers-serve"},
+            {"mode": "parallel", "agents": 1, "variant": "near"},
+        ],
+        variants={"near": {"ray_address": "127.0.0.1:6379"}},
+    )
+    assert ids(made) == {"actors__g2__a2__eager__process__base__r1"}
+    assert [s["reason"] for s in made.manifest()["skipped"]] == [
+        "a Ray actor for each worker: start may be process or disk, not zygote",
+        "mode actors has a Ray actor for each worker, and engine transformers-serve cannot be held so",
+        "engine eager has no option ray_address",
+    ]
+
+
+def test_actors_without_ray_are_refused_before_any_job_with_the_command_that_brings_it(build, monkeypatch):
+    made = build(runs=[{"mode": "actors", "agents": 2}, {"mode": "shared"}])
+    monkeypatch.setitem(sys.modules, "ray", None)  # how Python says that a module cannot be imported
+    with pytest.raises(ConfigError, match="mode actors.*needs packages.*run `make install-ray`"):
+        matrix.check_extras(made)
 
 
 def test_a_study_in_which_every_cell_is_skipped_is_an_error_with_the_reasons(build):

@@ -51,6 +51,15 @@ def test_parallel_has_a_worker_per_agent_and_agent_i_on_device_i_mod_g():
     assert made.lifetime == "trial"
 
 
+def test_actors_are_parallels_workers_and_steps_with_another_runner():
+    made, like = only("actors", gpus=3, agents=8), only("parallel", gpus=3, agents=8)
+    assert made.steps == like.steps and made.lifetime == like.lifetime
+    assert [(w.name, w.devices, w.concurrency) for w in made.workers] == [
+        (w.name, w.devices, w.concurrency) for w in like.workers
+    ]
+    assert {w.runner for w in made.workers} == {"actor"}
+
+
 def test_auto_expand_tries_parallel_on_one_device_then_two_and_so_on():
     tried = attempts("auto_expand", gpus=4)
     assert tried == [only("parallel", gpus=g) for g in (1, 2, 3, 4)]

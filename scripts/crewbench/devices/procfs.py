@@ -22,6 +22,14 @@ def parent(pid: int) -> int | None:
     return None if fields is None else int(fields[1])
 
 
+def name(pid: int) -> str | None:
+    """The program's name as the kernel has it, 15 bytes at most; None if the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").rstrip("\n")
+    except OSError:
+        return None
+
+
 def descends_from(pid: int, ancestor: int) -> bool:
     """Whether `pid` is `ancestor` or a child of it, or of its children, and so on."""
     seen: set[int] = set()

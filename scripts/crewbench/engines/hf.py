@@ -45,9 +45,12 @@ class Recorder(BaseStreamer):
     generate's own synchronisation, so no further one is added.
     """
 
-    def __init__(self, deadline_s: float, on_prompt: Callable[[int], None]) -> None:
+    def __init__(
+        self, deadline_s: float, on_prompt: Callable[[int], None], on_token: Callable[[], None] = lambda: None
+    ) -> None:
         self.deadline_s = deadline_s
         self.on_prompt = on_prompt
+        self.on_token = on_token
         self.prompt_ids: list[int] | None = None
         self.prompt_s = 0.0
         self.output_ids: list[int] = []
@@ -62,6 +65,7 @@ class Recorder(BaseStreamer):
         now = time.monotonic()
         self.token_s.append(now)
         self.output_ids.extend(value.flatten().tolist())
+        self.on_token()
         if now > self.deadline_s:
             raise StepTimeout(f"the step's deadline passed after {len(self.output_ids)} tokens")
 
@@ -95,7 +99,8 @@ class Eager:
 
     `length` "fixed" makes exactly `tokens` ids, greedily.
 
-    `loader`: "transformers" reads as `from_pretrained` does, "parallel" as weights.py does.
+    `loader`: "transformers" reads as `from_pretrained` does, "parallel" as weights.py does. `on_token` is
+    called after each output id.
 
     `cudnn_attention`: whether torch may choose cuDNN's attention, as it does by itself on Hopper. cuDNN makes
     a plan for each length of the KV cache and keeps it for the thread that asked; CrewAI makes every call
@@ -114,7 +119,9 @@ class Eager:
         account: Account,
         loader: str = "transformers",
         cudnn_attention: bool | None = None,
+        on_token: Callable[[], None] = lambda: None,
     ) -> None:
+        self.on_token = on_token
         self.path = str(path)
         if cudnn_attention is not None:
             self.cudnn_attention = cudnn_attention
@@ -190,7 +197,7 @@ class Eager:
         recorder = None
         try:
             with self.account.sequence() as hold, torch.inference_mode():
-                recorder = Recorder(deadline_s, lambda prompt: hold(prompt + self.tokens))
+                recorder = Recorder(deadline_s, lambda prompt: hold(prompt + self.tokens), self.on_token)
                 answer = self.chat.invoke(
                     messages,
                     pipeline_kwargs={
@@ -217,7 +224,7 @@ class Eager:
         recorder = None
         try:
             with self.account.sequence() as hold:
-                recorder = Recorder(deadline_s, lambda prompt: hold(prompt + self.tokens))
+                recorder = Recorder(deadline_s, lambda prompt: hold(prompt + self.tokens), self.on_token)
                 self._generate(call, recorder, self.call_options())
         except RuntimeError as error:
             raise _typed(error, "decode" if recorder and recorder.token_s else "prefill") from error

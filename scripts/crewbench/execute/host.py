@@ -89,6 +89,7 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
             ledger=ledger,
             scratch=scratch,
             lease_fds=leased.fds,
+            attempts=attempts,
         )
         ballast: dict[str, Ballast] = {}
         if spec.memory_mib is not None and not simulated:
@@ -131,17 +132,21 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
             zero_s=zero_s,
             ballast={uuid: (b.pid, b.mib) for uuid, b in ballast.items() if b.pid},
             replay=spec.replay,
+            restarts=lambda runner: runners[runner].restarts,
         )
         before = provenance.pressure()
         sampling.start()
+        workers: set[int] = set()
         try:
             (files.warm if start.cached else files.evict)(weight_files)
             records = execute(attempts, bench)
+            # A cluster that was there before starts workers too: they do not descend from this trial.
+            workers = {row.pid for row in records.workers if row.pid is not None}
         except files.PageCacheError as error:
             records = refused(attempts[0], spec, str(error), time.monotonic() - zero_s)
         finally:
             lost = [uuid for uuid, b in ballast.items() if not b.alive]
-            sampled = sampling.stop([b.pid for b in ballast.values() if b.pid])
+            sampled = sampling.stop([*(b.pid for b in ballast.values() if b.pid), *workers])
         pressure = provenance.pressure_since(before)
         # No timer runs any more, and the devices are still this trial's.
         copied = bandwidth.measured(leased.devices)
@@ -149,6 +154,8 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
             taints.append("another trial ran on this host at the same time")
         for runner in runners.values():
             taints.extend(runner.taints)
+        if records.restarts:
+            taints.append(f"workers died and were started again: {records.restarts}")
         taints.extend(f"the ballast on {uuid} died, so the budget did not hold" for uuid in lost)
         taints.extend(sampler.taints(sampled))
 
@@ -203,6 +210,7 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
             "random_weights": model.random_weights,
             "lease_waited_s": leased.waited_s,
             "zygote_s": next((r.zygote_s for r in runners.values() if r.zygote_s is not None), None),
+            "runner_s": next((r.runner_s for r in runners.values() if r.runner_s is not None), None),
             "sampler": sampled,
             "workers": records.facts,
             "pressure": pressure,

@@ -20,16 +20,12 @@ from typing import Any
 from crewbench.deployment import Worker
 from crewbench.devices.inventory import Device
 from crewbench.engines import Engine
-from crewbench.execute import preload, worker
-from crewbench.execute.setup import Setup
+from crewbench.execute import made, preload, worker
+from crewbench.execute.setup import RunnerError, Setup
 
 
 def _rebuild(duplicate: Any) -> PassedFd:
     return PassedFd(duplicate.detach())
-
-
-class ZygoteError(RuntimeError):
-    """The zygote is of no use. What it met is in the trial's log."""
 
 
 class PassedFd:
@@ -43,10 +39,12 @@ class PassedFd:
 
 
 class Handle:
-    """A worker process as the trial sees it. `asked_s` is when it was asked for (CLOCK_MONOTONIC)."""
+    """A worker process as the trial sees it. `asked_s` is when it was asked for (CLOCK_MONOTONIC); `counted`
+    the file in which it counts tokens (made.py), or None."""
 
-    def __init__(self, process: Any, conn: Connection, asked_s: float) -> None:
+    def __init__(self, process: Any, conn: Connection, asked_s: float, counted: str | None = None) -> None:
         self.process = process
+        self.counted = counted
         self.conn = conn
         self.asked_s = asked_s
         self.pid: int = process.pid
@@ -60,6 +58,9 @@ class Handle:
     def kill(self) -> None:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def made(self) -> int | None:
+        return made.read(self.counted)
 
     def end(self) -> str:
         """Reap a process that has ended; says how, for an error message."""
@@ -76,9 +77,11 @@ class Handle:
 
 class ProcessRunner:
     """Starts workers. From a zygote they are forked from one process that has done the imports. `entry` is a
-    worker's whole life."""
+    worker's whole life. A worker that dies is not started again."""
 
     entry = staticmethod(worker.main)
+    restarts = 0
+    runner_s: float | None = None
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -88,7 +91,7 @@ class ProcessRunner:
         self.zygote_s = self._start_zygote() if setup.start.zygote else None
 
     def _start_zygote(self) -> float:
-        """Start the fork server and wait until it has preloaded. Returns the seconds it took. ZygoteError
+        """Start the fork server and wait until it has preloaded. Returns the seconds it took. RunnerError
         if it could not: what no worker of this trial can do is no result.
 
         The environment keeps naming what to preload, so that a fork server that was killed, and that
@@ -104,7 +107,7 @@ class ProcessRunner:
         probe.join()
         if probe.exitcode:
             engine = self._setup.spec.cell.engine
-            raise ZygoteError(f"the zygote could not import what {engine} needs; the line above says why")
+            raise RunnerError(f"the zygote could not import what {engine} needs; the line above says why")
         self._zygote_pid = forkserver._forkserver._forkserver_pid
         return time.monotonic() - began
 
@@ -127,7 +130,7 @@ class ProcessRunner:
         return self._hold(process, ours, asked, job)
 
     def _hold(self, process: Any, conn: Connection, asked_s: float, job: worker.Job) -> Handle:
-        return Handle(process, conn, asked_s)
+        return Handle(process, conn, asked_s, job.made)
 
 
 @contextmanager

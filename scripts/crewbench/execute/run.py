@@ -29,23 +29,27 @@ GRACE_S = 5.0
 
 
 class Handle(Protocol):
-    """A started worker: a connection that speaks execute/worker.py's protocol, and its process."""
+    """A started worker: a connection that speaks execute/worker.py's protocol, and its process. `pid` may be
+    unknown until the worker tells it; `pidfd` becomes readable when the process is gone. `made` is how many
+    tokens its current step has, also after its death; None where nobody counts."""
 
     conn: Connection
-    pid: int
+    pid: int | None
     pidfd: int
     asked_s: float
 
     def send(self, message: tuple[Any, ...]) -> None: ...
     def kill(self) -> None: ...
     def end(self) -> str: ...
+    def made(self) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
     """What a Deployment needs of the world. `start(worker, devices, life, attempt)` starts a worker;
     `memory_free()` returns once the memory of dead workers is seen free. `ballast` is, by device UUID, the
-    pid of what holds the rest of the device back from the budget, and its MiB."""
+    pid of what holds the rest of the device back from the budget, and its MiB. `restarts(runner)` is how
+    often a worker of that runner is started again after it died."""
 
     devices: tuple[Device, ...]
     start: Callable[[Worker, tuple[Device, ...], int, int], Handle]
@@ -58,6 +62,7 @@ class Bench:
     zero_s: float
     ballast: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     replay: bool = False
+    restarts: Callable[[str], int] = lambda runner: 0
 
     @property
     def rounds(self) -> list[tuple[int, str]]:
@@ -92,7 +97,8 @@ class Output:
 @dataclass(slots=True)
 class Records:
     """All that a trial's rounds left behind. `pids` are the processes that hold a worker's model, by the
-    worker's pid; `facts` what a worker said of its start, by "attempt/worker/life"."""
+    worker's pid; `facts` what a worker said of its start, by "attempt/worker/life"; `restarts` how many
+    workers were started again after they had died."""
 
     agents: list[AgentRow] = field(default_factory=list)
     workers: list[WorkerRow] = field(default_factory=list)
@@ -103,6 +109,7 @@ class Records:
     servers: list[ServerRow] = field(default_factory=list)
     pids: dict[int, tuple[int, ...]] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    restarts: int = 0
 
     @property
     def status(self) -> Status:
@@ -130,6 +137,8 @@ class _Life:
     gone_s: float | None = None
     peaks: dict[str, dict[str, float]] = field(default_factory=dict)
     turn: int = 0  # the round in which it was started or ended, counted from 0 over all phases
+    before: _Life | None = None  # the life whose death it makes good
+    restarts: int = 0  # how many deaths of its worker came before it
 
     @property
     def piece(self) -> str:
@@ -166,6 +175,8 @@ class _StepState:
     result: StepResult | None = None
     status: Status | None = None
     error: str = ""
+    reruns: int = 0
+    lost_tokens: int | None = 0
 
 
 def execute(attempts: Iterable[Deployment], bench: Bench) -> Records:
@@ -315,7 +326,7 @@ class _Attempt:
     def _life(self, name: str) -> _Life | None:
         return next((x for x in reversed(self.lives) if x.worker.name == name), None)
 
-    def _start(self, worker: Worker, for_step: _StepState | None = None) -> None:
+    def _start(self, worker: Worker, for_step: _StepState | None = None) -> _Life:
         number = sum(1 for x in self.lives if x.worker.name == worker.name)
         devices = tuple(self.bench.devices[i] for i in worker.devices)
         handle = self.bench.start(worker, devices, number, self.number)
@@ -324,6 +335,7 @@ class _Attempt:
         self.lives.append(life)
         if for_step is not None:
             for_step.life = life
+        return life
 
     def _wait_for_events(self) -> None:
         """Block until a worker says something, ends, or is overdue; then take it in."""
@@ -381,6 +393,9 @@ class _Attempt:
         getattr(self, f"_on_{message[0]}")(life, *message[1:])
         return True
 
+    def _on_pid(self, life: _Life, pid: int) -> None:
+        life.handle.pid = pid
+
     def _on_stage(self, life: _Life, stage: str, at_s: float) -> None:
         life.stage, life.stage_since_s = stage, at_s
         if life.stages is None:
@@ -426,19 +441,37 @@ class _Attempt:
             )
 
     def _gone(self, life: _Life) -> None:
-        """A worker's process has ended: give its unfinished steps its fate."""
+        """A worker's process has ended: it lives again, and with it its unfinished steps, or they end."""
         life.gone_s = time.monotonic()
         how = life.handle.end()
-        if life.state != "stopping" and life.failure is None:
+        died = life.state != "stopping" and life.failure is None
+        if died:
             doing = "ran" if life.state == "ready" else f"was at stage {life.stage!r}"
             life.failure = Failure(Status.ERROR, f"worker {life.worker.name} {how} while it {doing}")
             self._say(life.failure.error)
         life.state = "gone"
         life.running.clear()
         life.turn = self.turn
-        for state in self.states.values():
-            if state.life is life and state.status is None and life.failure is not None:
+        unfinished = [s for s in self.states.values() if s.life is life and s.status is None]
+        for state in unfinished:
+            made = life.handle.made() if life.was_ready else 0
+            known = made is not None and state.lost_tokens is not None
+            state.lost_tokens = state.lost_tokens + made if known else None
+        if died and life.restarts < self.bench.restarts(life.worker.runner):
+            self._start_again(life, unfinished)
+        elif life.failure is not None:
+            for state in unfinished:
                 state.status, state.error = life.failure.status, life.failure.error
+
+    def _start_again(self, dead: _Life, unfinished: list[_StepState]) -> None:
+        """Another life for a worker that died; the steps that it had not finished are queued again."""
+        life = self._start(dead.worker)
+        life.before, life.restarts = dead, dead.restarts + 1
+        self.records.restarts += 1
+        for state in unfinished:
+            state.reruns += 1
+            # A renewed worker runs the step that it was started for; others take what is queued.
+            state.life = life if self._renewing else None
 
     def _ask_to_stop(self, life: _Life) -> None:
         life.stop_asked_s = time.monotonic()
@@ -559,7 +592,8 @@ class _Attempt:
                 if ended is not None:
                     # Workers are asked for one after another: until its turn, a worker is being spawned.
                     took = life.took(ended)
-                    pieces.append(Piece(life.piece, life.handle.asked_s, ended, took, before, wait="spawn"))
+                    after = before if life.before is None else (f"end {life.before.piece}",)
+                    pieces.append(Piece(life.piece, life.handle.asked_s, ended, took, after, wait="spawn"))
                     seen.append(ended)
             if life.gone_s is None or cancelled_s is not None:
                 continue
@@ -567,6 +601,8 @@ class _Attempt:
                 begun, stage = life.stop_asked_s, {"stop": life.gone_s - life.stop_asked_s}
             else:  # it ended by itself, and nothing explains the time since it was last heard
                 begun, stage = max(seen), {}
+                if any(x.before is life for x in self.lives):  # but that its steps wait for another life
+                    stage = {"queue": life.gone_s - begun}
             after = (*(result.step for result in ran), life.piece)
             pieces.append(Piece(f"end {life.piece}", begun, life.gone_s, stage, after))
             if self._renewing:
@@ -611,6 +647,8 @@ class _Attempt:
             worker=life.worker.name if life else state.step.workers[0],
             worker_life=life.number if life else 0,
             status=state.status,
+            reruns=state.reruns,
+            lost_tokens=state.lost_tokens,
             queued_at_s=self._at(state.queued_s),
             error=state.error,
         )
@@ -670,6 +708,8 @@ class _Attempt:
                         setattr(row, f"{name}_s", getattr(known, f"{name}_s"))
                     row.cached_share = known.cached_share
                     row.ready_at_s = self._at(known.ended_s) if life.was_ready else None
+                    if life.was_ready and life.before is not None:
+                        row.recovery_s = known.ended_s - life.before.gone_s
                 if life.stop_asked_s is not None and life.gone_s is not None:
                     row.stop_s = life.gone_s - life.stop_asked_s
                 self.records.workers.append(row)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crewbench.deployment import Worker
+from crewbench.deployment import Deployment, Worker
 from crewbench.devices.inventory import Device
 from crewbench.engines import ENGINES
 from crewbench.execute.worker import Job
@@ -16,10 +16,14 @@ from crewbench.start import Start
 from crewbench.trial import Spec
 
 
+class RunnerError(RuntimeError):
+    """A runner is of no use. The text says what to do, or what it met is in the trial's log."""
+
+
 @dataclass(frozen=True, slots=True)
 class Setup:
     """One trial's surroundings. `ledger` is the simulated budget's file, None on GPUs; `scratch` a
-    directory that goes with the trial. Sizes in MiB."""
+    directory that goes with the trial; `attempts` what the trial's mode makes. Sizes in MiB."""
 
     spec: Spec
     start: Start
@@ -30,6 +34,7 @@ class Setup:
     ledger: Path | None
     scratch: Path
     lease_fds: Sequence[int]
+    attempts: Sequence[Deployment] = ()
 
     def job(self, worker: Worker, devices: tuple[Device, ...], life: int, attempt: int) -> Job:
         """What a worker that runs in a process of its own must know."""
@@ -56,6 +61,9 @@ class Setup:
             engine_options=_picked(spec.cell.options, ENGINES[worker.engine].options),
             runner_options=_picked(spec.cell.options, RUNNERS[worker.runner].options),
             load_timeout_s=spec.load_timeout_s,
+            made=str(self.scratch / f"made-{attempt}-{worker.name}-{life}")
+            if worker.concurrency == 1
+            else None,
         )
 
 

@@ -2,8 +2,8 @@
 
 It speaks over one connection. It sends ("stage", name, at), then ("ready", Stages) or ("failed", Stages,
 Failure), then ("done", StepResult) for each step and, told to stop, ("stopped", peaks, server samples). It
-receives ("step", StepOrder) and ("stop",). Instants are CLOCK_MONOTONIC seconds. It ends when told to, or
-when its trial is gone.
+receives ("step", StepOrder) and ("stop",). Where the trial did not start the process itself, ("pid", pid)
+comes before all. Instants are CLOCK_MONOTONIC seconds. It ends when told to, or when its trial is gone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -25,6 +25,7 @@ from crewbench.devices.budget import Ledger, OutOfMemory
 from crewbench.devices.inventory import Device
 from crewbench.engines import Account, Call, Completion, Engine, create
 from crewbench.execute import preload
+from crewbench.execute.made import Made
 from crewbench.records import Status
 from crewbench.trial import AgentSpec, TaskSpec
 
@@ -32,7 +33,8 @@ from crewbench.trial import AgentSpec, TaskSpec
 @dataclass(frozen=True, slots=True)
 class Job:
     """All that a worker needs to know. Sizes in MiB. `zygote`: the imports were done before the fork.
-    `asked_s` is when the worker was asked for (CLOCK_MONOTONIC): its time to load runs from there."""
+    `asked_s` is when the worker was asked for (CLOCK_MONOTONIC): its time to load runs from there. `made` is
+    the file in which it counts the tokens of the step that runs (None: several may run at once)."""
 
     worker: str
     engine: str
@@ -56,6 +58,7 @@ class Job:
     runner_options: dict[str, Any] = field(default_factory=dict)
     load_timeout_s: float = 600.0
     asked_s: float = 0.0
+    made: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +136,15 @@ def failure(exc: BaseException, devices: Sequence[Device]) -> Failure:
     return Failure(kind, f"{type(exc).__name__}: {exc}"[:2000])
 
 
-def die_with(pidfd: int) -> None:
-    """End this process at once when the process behind `pidfd` ends."""
+def die_with(pidfd: int, first: Callable[[], object] = lambda: None) -> None:
+    """End this process at once when the process behind `pidfd` ends, and do `first` before."""
 
     def watch() -> None:
         select.select([pidfd], [], [])
-        os._exit(1)
+        try:
+            first()
+        finally:
+            os._exit(1)
 
     threading.Thread(target=watch, name="watch-trial", daemon=True).start()
 
@@ -188,8 +194,10 @@ def account_of(job: Job) -> Account:
     )
 
 
-def make_engine(job: Job, torch_devices: Sequence[str]) -> Engine:
-    """The job's engine, to be held by this process; not loaded yet."""
+def make_engine(
+    job: Job, torch_devices: Sequence[str], on_token: Callable[[], None] = lambda: None
+) -> Engine:
+    """The job's engine, to be held by this process; not loaded yet. It calls `on_token` after each token."""
     return create(
         job.engine,
         path=job.model_path,
@@ -198,11 +206,14 @@ def make_engine(job: Job, torch_devices: Sequence[str]) -> Engine:
         length=job.length,
         tokens=job.tokens,
         account=account_of(job),
+        on_token=on_token,
         **job.engine_options,
     )
 
 
-def start_engine(job: Job, began_s: float, tell: Any) -> tuple[Any, Stages | None]:
+def start_engine(
+    job: Job, began_s: float, tell: Any, on_token: Callable[[], None] = lambda: None
+) -> tuple[Any, Stages | None]:
     """Import and load. Returns the engine; (None, None) if it failed, once that is told."""
     from crewbench.checkpoint.files import cached_share
     from crewbench.engines import Loaded
@@ -222,7 +233,7 @@ def start_engine(job: Job, began_s: float, tell: Any) -> tuple[Any, Stages | Non
         crews.isolate(Path(job.storage))
         torch.set_num_threads(job.threads)
         took["cached_share"] = cached_share(job.weight_files, every=16) if job.weight_files else None
-        engine = make_engine(job, torch_devices)
+        engine = make_engine(job, torch_devices, on_token)
         loading_since = time.monotonic()
         took["import_s"] = loading_since - began_s
         tell(("stage", "load", loading_since))
@@ -298,8 +309,15 @@ def _answer(engine: Any, job: Job, order: StepOrder, deadline_s: float, calls: l
 
 def main(conn: Connection, job: Job, trial_pidfd: Any, lease_fds: Any) -> None:
     """A worker's whole life. `lease_fds` are held open so that the device stays leased while it lives."""
+    work(conn, job, trial_pidfd.fd)
+    # Interpreter shutdown would wait for CrewAI's event threads; the work is done and reported.
+    os._exit(0)
+
+
+def work(conn: Connection, job: Job, trial_pidfd: int) -> None:
+    """Start, and run steps until told to stop; what is left of the process then is of no use any more."""
     began = time.monotonic()
-    die_with(trial_pidfd.fd)
+    die_with(trial_pidfd)
     sending = threading.Lock()
 
     def tell(message: tuple[Any, ...]) -> None:
@@ -307,15 +325,17 @@ def main(conn: Connection, job: Job, trial_pidfd: Any, lease_fds: Any) -> None:
             conn.send(message)
 
     tell(("stage", "import", began))
-    engine, stages = start_engine(job, began, tell)
+    made = Made(job.made)
+    engine, stages = start_engine(job, began, tell, made.one_more)
     if engine is None:
-        os._exit(0)
+        return
     tell(("ready", stages))
 
     import torch
 
     def run(order: StepOrder) -> None:
         tell(("done", run_step(engine, job, order)))
+        made.reset()
 
     with ThreadPoolExecutor(
         job.concurrency, initializer=torch.set_num_threads, initargs=(job.threads,)
@@ -326,5 +346,3 @@ def main(conn: Connection, job: Job, trial_pidfd: Any, lease_fds: Any) -> None:
                 break
             pool.submit(run, message[1])
     tell(("stopped", {d.uuid: peak for d, peak in zip(job.devices, engine.peaks(), strict=False)}, []))
-    # Interpreter shutdown would wait for CrewAI's event threads; the work is done and reported.
-    os._exit(0)

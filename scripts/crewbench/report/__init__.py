@@ -379,7 +379,8 @@ def _checks(trials: pd.DataFrame, thresholds: Mapping[str, float]) -> list[tuple
             f"{int(samples):,}, of them {int(late):,} late and {int(errors):,} in error",
         ),
         ("Tainted trials", f"{int(trials['tainted'].sum())} of {len(trials)}"),
-        ("Zygotes, not part of any cold makespan", _zygotes(trials)),
+        ("Zygotes, not part of any cold makespan", _own_start(trials, "zygote_s")),
+        ("Ray, not part of any cold makespan", _own_start(trials, "runner_s")),
         ("CPU pressure", _pressure(trials)),
     ]
 
@@ -408,9 +409,9 @@ def _engines(quality: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def _zygotes(trials: pd.DataFrame) -> str:
-    """What preparing the zygotes cost: it is recorded and never called saved."""
-    known = pd.to_numeric(trials["zygote_s"], errors="coerce").dropna()
+def _own_start(trials: pd.DataFrame, column: str) -> str:
+    """What a runner's own start cost, before any worker's: it is recorded and never called saved."""
+    known = pd.to_numeric(trials[column], errors="coerce").dropna()
     return (
         f"{number(known.median())} s to start, median of {count(len(known), 'trial')}"
         if len(known)

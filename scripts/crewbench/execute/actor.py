@@ -1,0 +1,134 @@
+"""The runner `actor`: workers are long-lived Ray actors, on a Ray that the trial starts or on one that runs.
+
+An actor does what any worker does, with the same engines (worker.py); Ray starts its process, and starts it
+again when it dies. The trial speaks with the actor itself; with Ray it speaks through a process of its own
+(cluster.py).
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import time
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+from crewbench.deployment import Worker
+from crewbench.devices.inventory import Device
+from crewbench.execute import cluster, made
+from crewbench.execute.cluster import Key, Order, Settings
+from crewbench.execute.process import PassedFd
+from crewbench.execute.setup import RunnerError, Setup
+from crewbench.runners import RUNNERS
+
+RESTARTS = 3
+"""How often an actor is started again: one that its work kills would never stop dying."""
+
+
+class Handle:
+    """A life of an actor as the trial sees it. `pid` is known once the actor has it told."""
+
+    def __init__(
+        self, runner: ActorRunner, key: Key, conn: Connection, gone: int, asked_s: float, counted: str | None
+    ) -> None:
+        self.runner = runner
+        self.key = key
+        self.conn = conn
+        self.pidfd = gone
+        self.asked_s = asked_s
+        self.counted = counted
+        self.pid: int | None = None
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        with suppress(OSError):
+            self.conn.send(message)
+
+    def kill(self) -> None:
+        self.runner.tell("end", self.key, [])
+
+    def end(self) -> str:
+        os.close(self.pidfd)
+        self.conn.close()
+        return "ended with Ray itself" if self.runner.lost else "was lost by Ray, which tells no exit code,"
+
+    def made(self) -> int | None:
+        return made.read(self.counted)
+
+
+class ActorRunner:
+    """Starts actors. `runner_s` is what a Ray of the trial's own took to start, or another to join."""
+
+    zygote_s: float | None = None
+    taints: tuple[str, ...] = ()
+
+    def __init__(self, setup: Setup) -> None:
+        began = time.monotonic()
+        self._setup = setup
+        spec = setup.spec
+        place = setup.scratch / "ray"
+        place.mkdir()
+        options = {name: spec.cell.options.get(name) for name in RUNNERS["actor"].options}
+        settings = Settings(
+            options["ray_address"], str(place), spec.cell.gpus if spec.device_kind == "gpu" else 0, RESTARTS
+        )
+        self._conn, theirs = multiprocessing.Pipe()
+        trial = PassedFd(os.pidfd_open(os.getpid()))
+        leases = [PassedFd(fd) for fd in setup.lease_fds]
+        self._process = multiprocessing.get_context("spawn").Process(
+            target=cluster.main, args=(theirs, settings, trial, leases), name="ray", daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        said, why = "failed", f"it was not ready within {spec.load_timeout_s:g} s"
+        try:
+            if self._conn.poll(spec.load_timeout_s):
+                said, why = self._conn.recv()
+        except EOFError:
+            why = "it ended; the lines above say why"
+        if said == "failed":
+            where = f"at {settings.address}" if settings.address else "of the trial's own"
+            raise RunnerError(f"no Ray {where}: {why}")
+        self.runner_s = time.monotonic() - began
+
+    @property
+    def lost(self) -> bool:
+        """Whether Ray is gone: its process says nothing else, or is gone too."""
+        return self._conn.closed or self._conn.poll(0)
+
+    @property
+    def restarts(self) -> int:
+        return 0 if self.lost else RESTARTS
+
+    def start(self, held: Worker, devices: tuple[Device, ...], life: int, attempt: int) -> Handle:
+        """Ask for an actor, or for the next life of one that died; returns at once."""
+        job = self._setup.job(held, devices, life, attempt)
+        ours, theirs = multiprocessing.Pipe()
+        gone, alive = os.pipe()
+        asked = time.monotonic()
+        order = Order((attempt, held.name), replace(job, asked_s=asked), self._share(attempt))
+        self.tell("start", order, [theirs.fileno(), alive])
+        theirs.close()
+        os.close(alive)
+        return Handle(self, order.key, ours, gone, asked, job.made)
+
+    def tell(self, what: str, order: Order | Key, fds: list[int]) -> None:
+        with suppress(OSError):
+            cluster.send(self._conn, (what, order), fds)
+
+    def _share(self, attempt: int) -> float:
+        """GPUs that Ray admits each actor by. All alike, so that any packing of Ray's admits all of them."""
+        spec = self._setup.spec
+        if spec.device_kind != "gpu":
+            return 0.0
+        return share(len(self._setup.attempts[attempt - 1].workers), spec.cell.gpus)
+
+
+def share(actors: int, gpus: int) -> float:
+    """GPUs of each of so many actors: whole ones, or a fraction of which one GPU holds a whole number. Ray
+    counts in ten-thousandths."""
+    if actors <= gpus:
+        return float(gpus // actors)
+    return math.floor(10_000 / math.ceil(actors / gpus)) / 10_000
