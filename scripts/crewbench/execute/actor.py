@@ -27,6 +27,8 @@ from crewbench.runners import RUNNERS
 RESTARTS = 3
 """How often an actor is started again: one that its work kills would never stop dying."""
 
+START_S, ANSWER_S = 120.0, 10.0
+
 
 class Handle:
     """A life of an actor as the trial sees it. `pid` is known once the actor has it told."""
@@ -52,7 +54,7 @@ class Handle:
     def end(self) -> str:
         os.close(self.pidfd)
         self.conn.close()
-        return "ended with Ray itself" if self.runner.lost else "was lost by Ray, which tells no exit code,"
+        return "ended with Ray itself" if self.runner.lost() else "was lost by Ray, which tells no exit code,"
 
     def made(self) -> int | None:
         return made.read(self.counted)
@@ -82,25 +84,31 @@ class ActorRunner:
         )
         self._process.start()
         theirs.close()
-        said, why = "failed", f"it was not ready within {spec.load_timeout_s:g} s"
+        said, why = "failed", f"it was not ready within {START_S:g} s"
         try:
-            if self._conn.poll(spec.load_timeout_s):
+            if self._conn.poll(START_S):
                 said, why = self._conn.recv()
         except EOFError:
             why = "it ended; the lines above say why"
         if said == "failed":
             where = f"at {settings.address}" if settings.address else "of the trial's own"
             raise RunnerError(f"no Ray {where}: {why}")
+        self._lost = False
         self.runner_s = time.monotonic() - began
 
-    @property
     def lost(self) -> bool:
-        """Whether Ray is gone: its process says nothing else, or is gone too."""
-        return self._conn.closed or self._conn.poll(0)
+        """Whether Ray is gone. Its process is asked: an actor's death may be seen before Ray's own is."""
+        if not self._lost:
+            self.tell("here?", (0, ""), [])
+            try:
+                self._lost = not self._conn.poll(ANSWER_S) or self._conn.recv() != ("here",)
+            except (EOFError, OSError):
+                self._lost = True
+        return self._lost
 
     @property
     def restarts(self) -> int:
-        return 0 if self.lost else RESTARTS
+        return 0 if self.lost() else RESTARTS
 
     def start(self, held: Worker, devices: tuple[Device, ...], life: int, attempt: int) -> Handle:
         """Ask for an actor, or for the next life of one that died; returns at once."""

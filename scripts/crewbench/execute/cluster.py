@@ -4,7 +4,8 @@ A process of its own, because Ray ends whoever drives it when its own parts are 
 write even then. Ray starts an actor's process, and starts it again when it dies; the process then comes to
 this one for its work (execute/actor.py has the trial's side):
 
-    trial -> here    (Order, with the actor's ends of a connection and of a pipe), ("end", key)
+    trial -> here    ("start", Order) with the actor's ends of a connection and of a pipe, ("end", key), and
+                     ("here?", any key), which is answered ("here",)
     actor -> here    its key, over a Unix socket with a secret
     here -> actor    its Job, the trial's environment, and those ends, so that it speaks with the trial itself
     here -> trial    ("pid", pid) on that connection, before the actor has it; ("lost",) when Ray is gone
@@ -257,7 +258,12 @@ class Cluster:
                     (what, order), fds = receive(self.trial)
                 except (EOFError, OSError):
                     return
-                self.ask(order, fds) if what == "start" else self.end(self.actors.get(order))
+                if what == "start":
+                    self.ask(order, fds)
+                elif what == "end":
+                    self.end(self.actors.get(order))
+                else:
+                    self.trial.send(("here",))
             if door in ready:
                 self.meet()
 
