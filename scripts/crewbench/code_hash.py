@@ -54,6 +54,7 @@ QUALITY = (
     "crewbench/execute/clients.py",
     "crewbench/execute/guardian.py",
     "crewbench/execute/keeper.py",
+    "crewbench/execute/made.py",
     "crewbench/execute/preload.py",
     "crewbench/execute/process.py",
     "crewbench/execute/server.py",
