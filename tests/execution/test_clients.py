@@ -87,7 +87,7 @@ def test_a_process_that_goes_away_is_an_error_of_its_step_and_of_no_other(proces
 def test_closing_leaves_no_process(processes):
     clients = processes(3)
     clients.close()
-    assert wait_gone(clients.pids, 0.0) == []
+    assert wait_gone(clients.pids, 10.0) == []
 
 
 def test_the_processes_end_with_the_one_that_forked_them():
