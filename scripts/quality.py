@@ -84,8 +84,7 @@ def body(args: argparse.Namespace, scratch: Path) -> int:
         check, model, times = of_matrix(args) if args.matrix else of_arguments(args)
         (args.out / quality.RECORD).unlink(missing_ok=True)  # a check that is being made is not done
         memory_mib = quality.SLOT_MIB if check.device_kind == "slot" else None
-        count = check.devices if memory_mib else None  # of GPUs all, and the first that are free
-        devices = list_devices(check.device_kind, count, memory_mib)
+        devices = list_devices(check.device_kind, check.devices, memory_mib)
         with lease(devices, check.devices, check.exclusive, holder=check.check_id) as leased:
             found = measure(check, model, leased.devices, scratch)
     except (DeviceError, CheckpointError, ConfigError, matrix.MatrixError) as error:

@@ -11,6 +11,8 @@ import sys
 
 import pytest
 
+from crewbench.devices.inventory import Device
+from crewbench.devices.lease import lease
 from study import ROOT, SCRIPTS, Result, Study, run
 from toy_nvml import UUID, ToyNvml, compiled
 
@@ -109,6 +111,20 @@ def test_more_gpus_than_the_host_has_are_refused_with_both_numbers(study, toy):
     code, said = tried(study(config), **toy.environment)
     assert code == 1
     assert said.startswith("error: 2 GPUs are asked for and 1 usable here")
+
+
+@pytest.mark.needs("cc")
+def test_a_packed_trial_takes_the_gpu_that_is_free_and_does_not_wait_for_the_first(
+    study, toy, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("CREWBENCH_LEASE_DIR", str(tmp_path / "leases"))
+    toy.says(gpus=2)
+    first = Device(UUID, 0, "gpu", "toy", 81_920)
+    with lease([first], 1, exclusive_host=False, holder="somebody"):
+        result = study({**ON_GPUS, "exclusive": False}).run(
+            "shared__g1__a1__eager__zygote__base__r1", **toy.environment
+        )
+    assert {r["device_uuid"] for r in result.rows("gpu")} == {"GPU-toy-1"}
 
 
 # ---- a GPU in trouble

@@ -70,7 +70,8 @@ def resolve(kind: str) -> Literal["gpu", "slot"]:
 
 
 def list_devices(kind: str, count: int | None = None, memory_mib: float | None = None) -> tuple[Device, ...]:
-    """The first `count` usable devices of a kind ("auto" is resolved); all GPUs when `count` is None.
+    """The usable devices of a kind ("auto" is resolved): all GPUs, of which there must be `count`, or `count`
+    slots. Who leases some of them takes those that are free.
 
     GPUs come in the order of CUDA_VISIBLE_DEVICES, in PCI bus order where it is unset. `memory_mib` is each
     slot's simulated budget; for GPUs it is only checked to fit the card. Raises NoDriver, NoDevices,
@@ -90,7 +91,6 @@ def list_devices(kind: str, count: int | None = None, memory_mib: float | None =
             f"{_gpus_in_words(count)} asked for and {len(devices)} usable here{seen}: "
             f"ask for at most {len(devices)}, or run where there are more"
         )
-    devices = devices[:count]
     for device in devices:
         if memory_mib is not None and memory_mib > device.memory_mib:
             raise TooLittleMemory(
