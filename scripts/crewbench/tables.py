@@ -27,7 +27,19 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
-from crewbench import breakeven, cells, inert, interference, metrics, quality, serving, session, stats, tax
+from crewbench import (
+    breakeven,
+    cells,
+    comparisons,
+    inert,
+    interference,
+    metrics,
+    quality,
+    serving,
+    session,
+    stats,
+    tax,
+)
 from crewbench.engines import ENGINES
 from crewbench.quality import Agreement
 from crewbench.records import (
@@ -582,6 +594,7 @@ def build(manifest: Manifest) -> dict[str, pd.DataFrame]:
     tables["attempts"] = pd.DataFrame(attempts)
     compared = interference.compare(found.seen)
     tables["summary"] = pd.DataFrame(summarise(trials, _slowdowns(compared)))
+    tables["comparisons"] = _frame(comparisons.of_trials(trials), comparisons.COLUMNS)
     tables |= found.tables(compared)
     tables["breakeven"] = _with_agreements(tables["breakeven"], tables["trials"])
     planned = [line["trial_id"] for line in manifest.trials]
@@ -664,10 +677,11 @@ class _Found:
 _TEXTS = {
     *("trial_id", "mode", "engine", "start", "variant", "host", "compile_cache", "workload", "status"),
     *("step", "agent", "worker", "note", "relation", "alone", "comparison", "outcome"),
+    *("phase", "significant"),
     *(f"{side}_{name}" for side in "ab" for name in breakeven.OWN),
 }
 _COUNTS = {"gpus", "agents", "repeat", "warm_rounds", "replays", "steps", "worker_life", "readings", "n"}
-_COUNTS |= {"calls_per_round"}
+_COUNTS |= {"calls_per_round", "a_gpus", "b_gpus", "pairs"}
 
 
 def _frame(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> pd.DataFrame:
@@ -896,6 +910,7 @@ def load(out: Path) -> dict[str, pd.DataFrame]:
         "devices",
         "attempts",
         "summary",
+        "comparisons",
         "tax",
         "tax_steps",
         "serving",

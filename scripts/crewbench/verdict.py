@@ -14,11 +14,8 @@ import pandas as pd
 
 from crewbench import cells, metrics, stats
 from crewbench.records import Status
+from crewbench.stats import SIGNIFICANT_FROM
 from crewbench.words import count, ended, estimate, number
-
-SIGNIFICANT_FROM = 5
-"""Repeats under which no difference is called significant (design rule 5)."""
-
 
 _SAME = ", not told apart."
 

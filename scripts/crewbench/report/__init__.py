@@ -20,7 +20,7 @@ from crewbench import cells, drawing, inert, metrics, palette, verdict
 from crewbench.figures.study import TIMELINE
 from crewbench.quality import Agreement
 from crewbench.records import Status
-from crewbench.report import costs
+from crewbench.report import comparisons, costs
 from crewbench.report.glossary import GLOSSARY
 from crewbench.stats import Estimate
 from crewbench.tables import Manifest
@@ -100,6 +100,7 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
     thresholds = manifest.config.get("thresholds", {})
     here = cells.only(tables["summary"], setting)
     elsewhere = tables["summary"].drop(here.index)
+    common = cells.common_workload(cells.only(trials, setting))
     return {
         "title": inert.excerpt(look.get("title", "Where should the models live?"), 120),
         "style": Markup(
@@ -112,9 +113,11 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
         "warnings": _warnings(trials),
         "answers": verdict.answers(tables),
         "device": device,
-        "headline": _table(here, cells.common_workload(cells.only(trials, setting)), kind, ()),
+        "headline": _table(here, common, kind, ()),
         "headings": _headings(device),
         "elsewhere": _table(elsewhere, None, kind, _varying(tables["summary"])),
+        "compared": comparisons.compared(tables["comparisons"], setting, common, kind)[:ROWS_MAX],
+        "family": comparisons.family(tables["comparisons"], setting, common),
         "figures": [f for f in drawn if f not in timelines and f.name not in COSTS],
         "costs": of_costs,
         "framework": costs.framework(tables, kind, thresholds)[:ROWS_MAX],

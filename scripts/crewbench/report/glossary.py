@@ -50,8 +50,9 @@ GLOSSARY = (
     ("attempt", "One try of a mode that has several; auto-expansion adds a device after an out-of-memory."),
     (
         "interval",
-        "95 % interval of a geometric mean (Student's t on logarithms); a ratio's, paired by repeat. Very "
-        "wide: its ends are more than 100 times apart, so n says little.",
+        "95 % interval of a geometric mean (on logarithms: Student's t, from 10 repeats a bootstrap over "
+        "trials); a ratio's, paired by repeat. Very wide: its ends are more than 100 times apart, so n says "
+        "little.",
     ),
     (
         "agrees, differs",
@@ -61,6 +62,11 @@ GLOSSARY = (
     (
         "not told apart",
         "The interval of the ratio includes 1. Nothing is called significant under 5 repeats.",
+    ),
+    (
+        "significant",
+        "So far from 1 that equal modes would seem so in 5 % of studies at most, corrected for how many "
+        "pairs of modes are compared (Holm).",
     ),
     (
         "out of memory",
