@@ -40,7 +40,7 @@ report: $(RUNTIME) ## run the study and write results/report.html
 	$(BIN)/snakemake --cores all $(if $(CONFIG),--configfile $(CONFIG)) $(ARGS)
 
 test: $(DEV) ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 check: $(DEV) ## the gate: style, lint, generated files in step
 	$(BIN)/ruff check .
