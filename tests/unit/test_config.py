@@ -1,15 +1,20 @@
 """The config: what is accepted, and what a person is told about what is not."""
 
 import json
+import re
 import textwrap
+from pathlib import Path
 
 import pytest
+import yaml
+from snakemake.utils import update_config
 
 from crewbench.config import Config, load, read_crew
 from crewbench.modes import MODES
 from crewbench.problems import ConfigError, read_yaml
 
 KNOWN_MODES = ", ".join(MODES)
+EXTENSIONS = sorted((Path(__file__).parents[2] / "config/extensions").glob("*.yaml"))
 RUNS = [{"mode": "shared", "agents": 2}]
 
 
@@ -31,6 +36,17 @@ def study(tmp_path, root):
 @pytest.mark.parametrize("name", ["config.yaml", "mistral-7b-synthetic.yaml"])
 def test_the_shipped_configs_load(root, name):
     assert load(root / "config" / name, root).runs
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS, ids=lambda path: path.stem)
+def test_every_extension_is_a_study_when_laid_over_the_one_it_names(root, extension):
+    said = extension.read_text(encoding="utf-8")
+    files = re.search(r"--configfile (.+)", said)[1].split()
+    merged = yaml.safe_load((root / "config/config.yaml").read_text())
+    for name in files:
+        update_config(merged, yaml.safe_load((root / name).read_text()))
+    assert root / files[-1] == extension
+    assert [run.mode for run in load(merged, root).runs] == [r["mode"] for r in yaml.safe_load(said)["runs"]]
 
 
 def test_the_study_with_local_weights_only_lacks_the_weights(root, tmp_path):
