@@ -18,7 +18,7 @@ export MPLCONFIGDIR := $(CURDIR)/$(VENV)/cache/matplotlib
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-serving install-ray install-vllm report test check bench doctor schema lock clean
+.PHONY: help install install-serving install-ray install-vllm report study test check bench doctor schema lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\)[a-z -]*:.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -38,6 +38,10 @@ install-vllm: ## vLLM, in an environment of its own
 report: $(RUNTIME) ## run the study and write results/report.html
 	@$(if $(CONFIG),$(BIN)/python scripts/matrix.py --read $(CONFIG))
 	$(BIN)/snakemake --cores all $(if $(CONFIG),--configfile $(CONFIG)) $(ARGS)
+
+study: $(RUNTIME) ## as report, with as many repeats as narrow intervals need
+	@$(if $(CONFIG),$(BIN)/python scripts/matrix.py --read $(CONFIG))
+	$(BIN)/python scripts/study.py $(if $(CONFIG),--configfile $(CONFIG)) $(ARGS)
 
 test: $(DEV) ## run the tests
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)

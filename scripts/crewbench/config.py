@@ -311,6 +311,15 @@ class Thresholds(Section):
     )
 
 
+class Study(Section):
+    """When `make study`, which raises `repeats` by itself, has enough. Changing it reruns no trial."""
+
+    half_width_pct: Positive = Field(
+        5.0, description="half of a makespan's 95 % interval, in % of its estimate, that is narrow enough"
+    )
+    repeats_max: Count = Field(20, description="repeats at which it stops, however wide intervals are")
+
+
 class Config(Section):
     """One study."""
 
@@ -340,6 +349,7 @@ class Config(Section):
     )
     report: Report = Field(default_factory=Report, description="how results are shown")
     thresholds: Thresholds = Field(default_factory=Thresholds, description="what counts as good")
+    study: Study = Field(default_factory=Study, description="when `make study` has enough repeats")
 
     @model_validator(mode="before")
     @classmethod
