@@ -315,6 +315,13 @@ def gpu_seconds(attempts: Iterable[tuple[int, float]]) -> float:
     return sum(gpus * seconds for gpus, seconds in attempts)
 
 
+def failure_at_most_pct(worked: int, confidence: float = 0.95) -> float:
+    """100 · (1 - (1 - confidence)^(1/k)), in %: what the chance to fail may still be after k of k worked.
+
+    The one-sided exact bound of Clopper and Pearson, Biometrika 26, 1934, without a failure."""
+    return 100.0 * (1 - (1 - confidence) ** (1 / worked))
+
+
 def joules_per_token(energy_j: float, output_tokens: int) -> float | None:
     """energy / output tokens, in J/token."""
     return energy_j / output_tokens if output_tokens > 0 else None

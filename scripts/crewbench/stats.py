@@ -132,6 +132,19 @@ def ratio_of_means(
     return Estimate(x / y, (b - half) / a, (b + half) / a, n)
 
 
+def per_success(spent: Mapping[Hashable, float], succeeded: Mapping[Hashable, float]) -> Estimate:
+    """What one success cost: Σ spent / Σ succeeded over trials, those that failed charged to the others.
+
+    The interval is that of a ratio of means (ratio_of_means), cut at 0."""
+    if not spent:
+        return Estimate(None, None, None, 0, "not measured")
+    if not any(succeeded[trial] for trial in spent):
+        return Estimate(None, None, None, len(spent), "nothing worked")
+    found = ratio_of_means(spent, succeeded)
+    low = max(0.0, found.low) if found.has_interval else None
+    return Estimate(found.value, low, found.high, found.n, found.reason)
+
+
 def percentile(values: Iterable[float], share: float) -> Estimate:
     """The smallest value that `share` (0 < share < 1) of the values do not exceed.
 

@@ -30,7 +30,9 @@ import pyarrow.parquet
 from crewbench import (
     breakeven,
     cells,
+    certificates,
     comparisons,
+    feasibility,
     inert,
     interference,
     metrics,
@@ -320,6 +322,8 @@ def trial_row(
         "attempts": len({r.attempt for r in rounds}),
         "failed_attempts": len({r.attempt for r in rounds if r.attempt != last}),
         "warm_rounds": len(warm),
+        "workflows_ok": sum(r.status == Status.OK for r in final),
+        "gpu_s": metrics.gpu_seconds((r.gpus_used, r.makespan_s) for r in rounds),
         "steps": len(steps),
         "steps_failed": sum(a.status != Status.OK for a in steps),
         "output_tokens_per_round": max(tokens, default=None),
@@ -561,7 +565,7 @@ def environment_facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 def build(manifest: Manifest) -> dict[str, pd.DataFrame]:
     """Every table, by name. Linear in the number of trials; raises TableError with all problems at once."""
     bodies: dict[str, list[bytes]] = {name: [] for name in FILES if name != "gpu.csv"}
-    trials, devices, attempts, ran, problems = [], [], [], [], []
+    trials, devices, attempts, ran, problems, glimpses = [], [], [], [], [], []
     found = _Found()
     facts: dict[tuple[str, str, str], int] = defaultdict(int)
     checks = check_rows(manifest)
@@ -575,6 +579,7 @@ def build(manifest: Manifest) -> dict[str, pd.DataFrame]:
         for name, collected in bodies.items():
             collected.append(trial.bodies[name])
         rows = device_rows(trial)
+        glimpses.append(glimpse(trial))
         taxed = tax_of(trial)
         agreement = agreements.get(line.get("check_id"), Agreement.NOT_MEASURED)
         trials.append(trial_row(trial, rows, taxed, agreement))
@@ -594,6 +599,7 @@ def build(manifest: Manifest) -> dict[str, pd.DataFrame]:
     tables["attempts"] = pd.DataFrame(attempts)
     compared = interference.compare(found.seen)
     tables["summary"] = pd.DataFrame(summarise(trials, _slowdowns(compared)))
+    tables |= _what_fits(manifest, trials, attempts, tables["ooms"], feasibility.grounds(glimpses))
     tables["comparisons"] = _frame(comparisons.of_trials(trials), comparisons.COLUMNS)
     tables |= found.tables(compared)
     tables["breakeven"] = _with_agreements(tables["breakeven"], tables["trials"])
@@ -611,6 +617,49 @@ def build(manifest: Manifest) -> dict[str, pd.DataFrame]:
     tables["samples"] = _shown_samples(shown)
     tables["outputs"] = _shown_outputs(shown)
     return tables
+
+
+def glimpse(trial: Trial) -> tuple[tuple, int | None, feasibility.Ground]:
+    """What the trial says of the ground on which its group stood: feasibility.grounds."""
+    record = trial.record
+    spec, device = record["spec"], (record["devices"] or [{}])[0]
+    cell = where(record)
+    lengths = [
+        -(-(a.prompt_tokens + a.output_tokens) // a.llm_calls)
+        for a in trial.agents
+        if a.prompt_tokens and a.output_tokens and a.llm_calls
+    ]
+    ground = feasibility.Ground(
+        context_tokens=spec["output_tokens"],
+        memory_mib=float(spec.get("memory_mib") or device.get("memory_mib") or 0),
+        dtype=spec["dtype"],
+        kind=device.get("kind", ""),
+        device_name=inert.excerpt(str(device.get("name", "")), 80),
+    )
+    return tuple(cell[n] for n in certificates.GROUP), max(lengths, default=None), ground
+
+
+def _what_fits(
+    manifest: Manifest,
+    trials: Sequence[Mapping[str, Any]],
+    attempts: Sequence[Mapping[str, Any]],
+    ooms: pd.DataFrame,
+    ground: Mapping[tuple, feasibility.Ground],
+) -> dict[str, pd.DataFrame]:
+    """The tables `certificates` and `feasibility`."""
+    options = {
+        name: {key: value for key, value in variant.items() if value is not None}
+        for name, variant in (manifest.config.get("variants") or {}).items()
+    }
+    memory = {key: here.memory_mib for key, here in ground.items()}
+    certified = certificates.certificates(trials, attempts, ooms.to_dict("records"), memory, options)
+    devices = manifest.host_gpus or max((int(t["gpus"]) for t in trials), default=1)
+    model = feasibility.model_of(manifest.model.get("dir"))
+    points = feasibility.points(trials, attempts, ground, options, model, devices)
+    return {
+        "certificates": _frame(certified, certificates.COLUMNS, gaps=["gpus"]),
+        "feasibility": _frame(points, feasibility.COLUMNS),
+    }
 
 
 def _with_agreements(pairs: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
@@ -677,17 +726,21 @@ class _Found:
 _TEXTS = {
     *("trial_id", "mode", "engine", "start", "variant", "host", "compile_cache", "workload", "status"),
     *("step", "agent", "worker", "note", "relation", "alone", "comparison", "outcome"),
-    *("phase", "significant"),
+    *("phase", "significant", "fits", "predicted_fits", "device_name", "evidence"),
     *(f"{side}_{name}" for side in "ab" for name in breakeven.OWN),
 }
 _COUNTS = {"gpus", "agents", "repeat", "warm_rounds", "replays", "steps", "worker_life", "readings", "n"}
-_COUNTS |= {"calls_per_round", "a_gpus", "b_gpus", "pairs"}
+_COUNTS |= {"calls_per_round", "a_gpus", "b_gpus", "pairs", "context_tokens"}
 
 
-def _frame(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> pd.DataFrame:
-    """Rows as a table whose columns have a type, with and without rows: text, count, else a number."""
+def _frame(
+    rows: Iterable[Mapping[str, Any]], names: Sequence[str], gaps: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Rows as a table whose columns have a type, with and without rows: text, count, else a number. A count
+    that may be missing (`gaps`) is a number."""
     frame = pd.DataFrame(list(rows), columns=list(names))
-    kinds = {n: str if n in _TEXTS else int if n in _COUNTS else float for n in names}
+    counts = _COUNTS.difference(gaps)
+    kinds = {n: str if n in _TEXTS else int if n in counts else float for n in names}
     return frame.astype(kinds)
 
 
@@ -750,9 +803,10 @@ def summarise(
 ) -> list[dict[str, Any]]:
     """One row per cell, host and metric: the estimate over the trials that worked, of all that were run.
 
-    After the metrics come comparisons paired by repeat: `speedup_*` against the baseline where both do the
-    same work in the same setting, `efficiency_*` against the fewest GPUs that the same mode worked on, and
-    `slowdown_*` against an agent alone, by what is shared (`slowdowns`: by cell, as interference.estimates).
+    After the metrics come what a workflow that worked cost (PER_WORKFLOW) and comparisons paired by repeat:
+    `speedup_*` against the baseline where both do the same work in the same setting, `efficiency_*` against
+    the fewest GPUs that the same mode worked on, and `slowdown_*` against an agent alone, by what is shared
+    (`slowdowns`: by cell, as interference.estimates).
     """
     groups: dict[tuple, list[Mapping[str, Any]]] = defaultdict(list)
     for trial in trials:
@@ -779,6 +833,13 @@ def summarise(
             values = [t[metric.name] for t in ok if t[metric.name] is not None]
             mean = stats.geometric_mean if metric.scale == "log" else stats.arithmetic_mean
             rows.append({**base, **_estimate_row(metric.name, metric.unit, mean(values), values)})
+        for name, unit, spent, succeeded in PER_WORKFLOW:
+            known = {t["repeat"]: t for t in group if t[spent] is not None}
+            cost = stats.per_success(
+                {r: t[spent] for r, t in known.items()},
+                {r: _succeeded(t, succeeded) for r, t in known.items()},
+            )
+            rows.append({**base, **_estimate_row(name, unit, cost)})
         usual = cells.baseline()
         against = worked.get((usual, 1, *key[2:]))
         first = fewest.get(_without_gpus(key))
@@ -796,6 +857,20 @@ def summarise(
         for relation, (ratio, alone) in (slowdowns or {}).get(key, {}).items():
             rows.append({**base, **_estimate_row(f"slowdown_{relation}", "×", ratio, baseline=alone)})
     return rows
+
+
+PER_WORKFLOW = (
+    ("cold_gpu_s_per_workflow", "GPU s/workflow", "cold_gpu_s", "cold_s"),
+    ("gpu_s_per_workflow", "GPU s/workflow", "gpu_s", "workflows_ok"),
+    ("joules_per_workflow", "J/workflow", "energy_j", "workflows_ok"),
+)
+"""What a workflow that worked (a round of the crew's work) cost: its name, its unit, what was spent in every
+trial, and what says how many workflows that was for."""
+
+
+def _succeeded(trial: Mapping[str, Any], column: str) -> float:
+    """How many workflows a trial brought about: a count, or one where its makespan is known."""
+    return float(trial[column]) if column == "workflows_ok" else float(trial[column] is not None)
 
 
 def _efficiency(few_gpus: int, many_gpus: int, few_s: float, many_s: float) -> float | None:
@@ -910,6 +985,8 @@ def load(out: Path) -> dict[str, pd.DataFrame]:
         "devices",
         "attempts",
         "summary",
+        "certificates",
+        "feasibility",
         "comparisons",
         "tax",
         "tax_steps",

@@ -21,6 +21,7 @@ SECTIONS = [
     "headline",
     "figures",
     "costs",
+    "fits",
     "timelines",
     "failures",
     "trust",

@@ -120,6 +120,21 @@ def test_the_device_count_rests_on_the_attempts_that_failed(page):
     assert "The memory budget is simulated." in page.text
 
 
+def test_a_simulated_budget_certifies_nothing_and_says_so(page):
+    said = row(page, "The fewest slots that fit", "Auto-expanded")
+    assert "simulated budget" in said
+    assert "It certifies nothing, and no prediction is judged by it." in page.text
+
+
+def test_a_workflows_cost_charges_what_failed(page):
+    assert "nothing worked" in row(page, "What a workflow that worked costs", "Parallel, 2 slots")
+
+
+def test_modes_are_compared_pair_by_pair(page):
+    said = row(page, "Which modes are told apart", "Sequential, 1 slot")
+    assert " too few repeats" in said
+
+
 def test_an_agent_that_timed_out_is_seen(page):
     assert "1 trial timed out: Shared ×1." in page.text
     assert "data engineer timed out in round 1" in page.text

@@ -20,7 +20,7 @@ from crewbench import cells, drawing, inert, metrics, palette, verdict
 from crewbench.figures.study import TIMELINE
 from crewbench.quality import Agreement
 from crewbench.records import Status
-from crewbench.report import comparisons, costs
+from crewbench.report import comparisons, costs, fits
 from crewbench.report.glossary import GLOSSARY
 from crewbench.stats import Estimate
 from crewbench.tables import Manifest
@@ -101,6 +101,7 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
     here = cells.only(tables["summary"], setting)
     elsewhere = tables["summary"].drop(here.index)
     common = cells.common_workload(cells.only(trials, setting))
+    grid = fits.feasibility(tables, kind)
     return {
         "title": inert.excerpt(look.get("title", "Where should the models live?"), 120),
         "style": Markup(
@@ -125,6 +126,13 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
         "interference": costs.interference(tables, kind)[:ROWS_MAX],
         "breakeven": costs.breakeven(tables, kind)[:ROWS_MAX],
         "serving": costs.serving(tables, kind)[:ROWS_MAX],
+        "certificates": fits.certificates(tables, kind)[:ROWS_MAX],
+        "simulated": fits.simulated(tables),
+        "score": fits.score(tables),
+        "feasibility": grid[:ROWS_MAX],
+        "device_counts": fits.counts(grid),
+        "workflows": fits.workflows(tables, kind)[:ROWS_MAX],
+        "workflow_headings": [text.replace("GPU", device) for _, text in fits.WORKFLOW],
         "timelines": timelines,
         "failed_trials": _failed_trials(trials, tables["agents"]),
         "failed_attempts": _failed_attempts(tables["attempts"], kind),

@@ -46,6 +46,16 @@ GLOSSARY = (
         "to be cheaper.",
     ),
     ("makespan", "From the start of a round to its last answer, in seconds."),
+    ("workflow", "One round of the crew's work, cold or warm; it worked if every step of it did."),
+    (
+        "certified",
+        "So many devices worked in every trial, and on the next fewer that the mode can be on every trial "
+        "ran out of memory.",
+    ),
+    (
+        "refuted",
+        "A prediction of what fits that trials contradicted: it was to fit and did not, or the reverse.",
+    ),
     ("stages", "Disjoint parts of a makespan along its critical path: " + ", ".join(STAGES) + "."),
     ("attempt", "One try of a mode that has several; auto-expansion adds a device after an out-of-memory."),
     (

@@ -1,0 +1,209 @@
+"""Certificates, the frontier of what fits, and what a workflow costs: from trials, with their evidence."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import made_trials
+from crewbench import certificates, feasibility, metrics, stats, tables
+from crewbench.certificates import AT_MOST, CERTIFIED, MORE_THAN, SIMULATED, UNSETTLED
+from crewbench.checkpoint.manifest import Manifest
+from crewbench.records import Status
+from crewbench.report import fits
+from crewbench.trial import Cell
+
+ONE = {"agents": 4, "engine": "eager", "start": "zygote"}
+GPU = made_trials.Costs(gpu=True, copy_mib=700.0, budget_mib=1500.0)
+"""Two copies fit a GPU, three do not."""
+
+PARALLEL = [Cell("parallel", g, **ONE) for g in (1, 2, 4)]
+
+
+def model(directory: Path, weights_mib: float) -> Path:
+    """The manifest of a checkpoint of that size: 128 KiB of KV cache a token, 32,768 positions."""
+    sizes = {"num_hidden_layers": 32, "num_key_value_heads": 8, "head_dim": 128, "sliding_window": None}
+    directory.mkdir(parents=True)
+    Manifest(
+        model_id="made",
+        kind="local",
+        path=".",
+        sha256="a" * 64,
+        files=(),
+        parameters=int(weights_mib * 2**18),
+        weights_bytes=int(weights_mib * 2**20),
+        dtype="float32",
+        architecture={**sizes, "hidden_size": 4096, "vocab_size": 32768, "max_position_embeddings": 32768},
+        random_weights=True,
+    ).write(directory)
+    return directory
+
+
+def built(
+    root: Path, lines: list[dict[str, str]], weights_mib: float | None = None
+) -> dict[str, pd.DataFrame]:
+    path = made_trials.write_manifest(root, lines)
+    if weights_mib is not None:
+        data = json.loads(path.read_text())
+        data["model"]["dir"] = str(model(root / "models/made", weights_mib))
+        path.write_text(json.dumps(data))
+    return tables.build(tables.read_manifest(path))
+
+
+def study(root: Path, cells: list[Cell], repeats: int = 2, costs=GPU, weights_mib=None, fail=None):
+    lines = [
+        made_trials.make_trial(
+            root / "trials", cell, repeat, warm_rounds=1, costs=costs, fail=fail if repeat == 1 else None
+        )
+        for repeat in range(1, repeats + 1)
+        for cell in cells
+    ]
+    return built(root, lines, weights_mib)
+
+
+# Certificates -------------------------------------------------------------------------------------
+
+
+def test_the_fewest_devices_are_certified_by_those_that_ran_out_of_memory(tmp_path):
+    (row,) = study(tmp_path, PARALLEL)["certificates"].to_dict("records")
+    assert (row["outcome"], row["gpus"], row["worked"], row["trials"]) == (CERTIFIED, 2, 2, 2)
+    assert (row["fewer_gpus"], row["fewer_failed"], row["fewer_trials"]) == (1, 2, 2)
+    assert row["evidence"].startswith("asked for 700 MiB, 100 MiB free; worker0: 700.0 MiB")
+    assert row["memory_mib"] == 1500
+
+
+def test_a_search_is_certified_by_its_own_attempts(tmp_path):
+    (row,) = study(tmp_path, [Cell("auto_expand", 4, **ONE)], repeats=3)["certificates"].to_dict("records")
+    assert (row["outcome"], row["gpus"], row["worked"], row["fewer_failed"]) == (CERTIFIED, 2, 3, 3)
+    assert "700.0 MiB" in row["evidence"]
+
+
+def test_without_the_next_fewer_devices_it_is_an_upper_bound(tmp_path):
+    (row,) = study(tmp_path, PARALLEL[2:])["certificates"].to_dict("records")
+    assert (row["outcome"], row["gpus"], row["note"]) == (AT_MOST, 4, "3 was not tried")
+    fits_row = fits.certificates({"certificates": pd.DataFrame([row])}, "gpu")[0]
+    assert fits_row["devices"] == "at most 4 GPUs"
+
+
+def test_where_nothing_fits_more_are_needed(tmp_path):
+    (row,) = study(tmp_path, PARALLEL[:1])["certificates"].to_dict("records")
+    assert (row["outcome"], row["gpus"], row["worked"]) == (MORE_THAN, 1, 0)
+    assert row["evidence"]
+
+
+def test_a_mode_that_can_be_on_no_fewer_needs_no_evidence(tmp_path):
+    (row,) = study(tmp_path, [Cell("shared", 1, **ONE)])["certificates"].to_dict("records")
+    assert (row["outcome"], row["gpus"], row["note"]) == (CERTIFIED, 1, "its mode can be on no fewer")
+
+
+def test_a_timeout_on_fewer_devices_is_no_evidence_about_memory(tmp_path):
+    slow = (0, "agent1", Status.TIMEOUT, "too slow")
+    lines = [
+        made_trials.make_trial(tmp_path, Cell("parallel", g, **ONE), 1, costs=GPU, fail=f)
+        for g, f in ((2, slow), (3, None))
+    ]
+    (row,) = built(tmp_path, lines)["certificates"].to_dict("records")
+    assert (row["outcome"], row["gpus"], row["note"]) == (UNSETTLED, 3, "on 2: 1 of 1 timed out")
+
+
+def test_one_trial_of_many_that_failed_is_not_all_of_them(tmp_path):
+    failing = (0, "agent1", Status.ERROR, "agent error")
+    (row,) = study(tmp_path, [Cell("shared", 1, **ONE)], fail=failing)["certificates"].to_dict("records")
+    assert (row["outcome"], row["note"]) == (UNSETTLED, "1 of 2 failed, 1 of 2 worked")
+
+
+def test_simulated_budgets_certify_nothing_and_judge_no_prediction(tmp_path):
+    slots = made_trials.Costs(copy_mib=700.0, budget_mib=1500.0)
+    found = study(tmp_path, PARALLEL, costs=slots, weights_mib=10.0)
+    (row,) = found["certificates"].to_dict("records")
+    assert row["outcome"] == SIMULATED and pd.isna(row["gpus"]) and pd.isna(row["worked"])
+    assert set(found["feasibility"]["outcome"]) == {feasibility.SIMULATED}
+    assert (fits.simulated(found), fits.score(found), fits.feasibility(found, "slot")) == (True, "", [])
+
+
+def test_devices_per_copy_skip_numbers_that_the_mode_cannot_be_on():
+    group = {"mode": "parallel", "agents": 4, "engine": "eager", "start": "zygote", "variant": "two"}
+    assert certificates.fewer(group, 4, {"devices_per_copy": 2}) == 2
+    assert certificates.fewer(group, 4, {}) == 3
+    assert certificates.fewer({**group, "mode": "gone"}, 4, {}) is None
+
+
+def test_the_chance_to_fail_after_trials_that_all_worked_by_hand():
+    assert metrics.failure_at_most_pct(1) == pytest.approx(95.0)
+    assert metrics.failure_at_most_pct(10) == pytest.approx(25.887, abs=1e-3)  # 1 - 0.05^0.1
+
+
+# The frontier -------------------------------------------------------------------------------------
+
+
+def points(found: dict[str, pd.DataFrame]) -> dict[tuple, dict]:
+    return {(p["agents"], p["gpus"], p["context_tokens"]): p for p in found["feasibility"].to_dict("records")}
+
+
+def test_points_are_measured_beside_what_was_predicted_and_others_are_predicted(tmp_path):
+    # A copy: 190 MiB, 500 of context, 228 tokens at 256 KiB (float32) = 57 MiB.
+    found = study(tmp_path, [PARALLEL[0], PARALLEL[2]], weights_mib=190.0)
+    at = points(found)
+    assert {k for k, p in at.items() if p["outcome"] == feasibility.MEASURED} == {(4, 1, 228), (4, 4, 228)}
+    assert (at[4, 1, 228]["fits"], at[4, 1, 228]["predicted_fits"]) == ("no", "no")
+    assert at[4, 1, 228]["predicted_peak_mib"] == pytest.approx(4 * (190 + 500 + 57))
+    assert (at[4, 4, 228]["fits"], at[4, 4, 228]["peak_mib"]) == ("yes", 700.0)
+    assert (at[4, 2, 228]["outcome"], at[4, 2, 228]["fits"]) == (feasibility.PREDICTED, "yes")
+    # 16,384 tokens take 4 GiB.
+    assert at[4, 4, 16384]["predicted_peak_mib"] == pytest.approx(190 + 500 + 4096)
+    assert at[4, 4, 16384]["fits"] == "no"
+    assert fits.score(found) == "2 of 2 measured points came out as predicted."
+
+
+def test_a_prediction_that_trials_contradict_is_refuted(tmp_path):
+    found = study(tmp_path, PARALLEL[:2], weights_mib=500.0)  # predicted: 2 · 1,057 MiB on two GPUs
+    at = points(found)
+    assert (at[4, 2, 228]["outcome"], at[4, 2, 228]["fits"]) == (feasibility.REFUTED, "yes")
+    assert at[4, 1, 228]["outcome"] == feasibility.MEASURED
+    assert fits.score(found) == "1 of 2 measured points came out as predicted."
+    (row,) = [r for r in fits.feasibility(found, "gpu") if r["context"] == "228"]
+    assert row["points"][2] == ("fits, refuted the prediction", "2 of 2 worked, 1,400 MiB, predicted 2,114")
+
+
+def test_without_the_models_sizes_points_are_measured_alone(tmp_path):
+    found = study(tmp_path, PARALLEL[:2])
+    assert set(found["feasibility"]["outcome"]) == {feasibility.MEASURED}
+    assert found["feasibility"]["predicted_peak_mib"].isna().all()
+    assert fits.score(found) == ""
+
+
+def test_every_crew_of_the_study_is_predicted_for_every_mode_once(tmp_path):
+    crews = [Cell("shared", 1, **ONE), Cell("parallel", 2, **{**ONE, "agents": 2})]
+    found = study(tmp_path, crews, repeats=1, weights_mib=100.0)["feasibility"]
+    where = ["mode", "agents", "gpus", "context_tokens"]
+    assert not found.duplicated(where).any()
+    assert set(found[found["mode"] == "shared"]["agents"]) == {2, 4}
+    assert set(found[found["mode"] == "parallel"]["agents"]) == {2, 4}
+    assert set(found[found["mode"] == "shared"]["gpus"]) == {1}, "the mode runs on one GPU"
+
+
+# What a workflow costs ----------------------------------------------------------------------------
+
+
+def test_what_failed_is_charged_to_what_worked():
+    spent, worked = {1: 10.0, 2: 14.0, 3: 6.0}, {1: 1.0, 2: 1.0, 3: 0.0}
+    found = stats.per_success(spent, worked)
+    assert (found.value, found.n) == (15.0, 3)
+    assert found.low is None or found.low >= 0
+    assert stats.per_success(spent, dict.fromkeys(spent, 0.0)).reason == "nothing worked"
+    assert stats.per_success({}, {}).reason == "not measured"
+
+
+def test_a_workflows_cost_counts_every_round_and_attempt(tmp_path):
+    failing = (0, "agent1", Status.ERROR, "agent error")
+    found = study(tmp_path, [Cell("auto_expand", 4, **ONE)], fail=failing)
+    trials, summary = found["trials"], found["summary"].set_index("metric")
+    assert list(trials["workflows_ok"]) == [1, 2], "the first trial's cold round failed, its warm one worked"
+    rounds = found["rounds"]
+    assert trials["gpu_s"].sum() == pytest.approx((rounds["gpus_used"] * rounds["makespan_s"]).sum())
+    assert summary.loc["gpu_s_per_workflow", "estimate"] == pytest.approx(trials["gpu_s"].sum() / 3)
+    assert summary.loc["cold_gpu_s_per_workflow", "estimate"] == pytest.approx(trials["cold_gpu_s"].sum())
+    (row,) = fits.workflows(found, "gpu")
+    assert row["worked"] == "1 of 2"
+    assert row["values"][2] == ("–", "not measured")
