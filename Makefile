@@ -18,7 +18,7 @@ export MPLCONFIGDIR := $(CURDIR)/$(VENV)/cache/matplotlib
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-serving install-ray install-vllm report study test check bench doctor schema lock clean
+.PHONY: help install install-serving install-ray install-vllm report study compare test check bench doctor schema lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\)[a-z -]*:.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -42,6 +42,9 @@ report: $(RUNTIME) ## run the study and write results/report.html
 study: $(RUNTIME) ## as report, with as many repeats as narrow intervals need
 	@$(if $(CONFIG),$(BIN)/python scripts/matrix.py --read $(CONFIG))
 	$(BIN)/python scripts/study.py $(if $(CONFIG),--configfile $(CONFIG)) $(ARGS)
+
+compare: $(RUNTIME) ## make compare A=2x-h200-core B=results: two results cell by cell; exit 1 where B is worse
+	@$(BIN)/python scripts/compare.py $(A) $(B) $(ARGS)
 
 test: $(DEV) ## run the tests
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)

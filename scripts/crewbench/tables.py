@@ -733,9 +733,7 @@ _COUNTS = {"gpus", "agents", "repeat", "warm_rounds", "replays", "steps", "worke
 _COUNTS |= {"calls_per_round", "a_gpus", "b_gpus", "pairs", "context_tokens"}
 
 
-def _frame(
-    rows: Iterable[Mapping[str, Any]], names: Sequence[str], gaps: Sequence[str] = ()
-) -> pd.DataFrame:
+def _frame(rows: Iterable[Mapping[str, Any]], names: Sequence[str], gaps: Sequence[str] = ()) -> pd.DataFrame:
     """Rows as a table whose columns have a type, with and without rows: text, count, else a number. A count
     that may be missing (`gaps`) is a number."""
     frame = pd.DataFrame(list(rows), columns=list(names))
