@@ -149,7 +149,7 @@ def _judged(
         return {**_row(UNSETTLED, most, here), "note": _endings(here)}
     here, below = by_gpus[least], fewer(group, least, options)
     if below is None:
-        return {**_row(CERTIFIED, least, here), "note": "its mode can be on no fewer"}
+        return _row(CERTIFIED, least, here)
     under = by_gpus.get(below)
     if under is None:
         tried = [f"on {g}: {_endings(by_gpus[g])}" for g in sorted(by_gpus) if g < least]

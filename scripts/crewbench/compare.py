@@ -17,7 +17,7 @@ from crewbench import cells, inert, stats
 from crewbench.metrics import METRICS
 from crewbench.records import Status
 from crewbench.stats import SIGNIFICANT_FROM, Comparison, Estimate
-from crewbench.words import count, number
+from crewbench.words import count, number, p_value
 
 REFERENCE = Path("results/reference")
 
@@ -459,7 +459,7 @@ def told(row: Row) -> dict[str, str]:
         "ratio": "" if shares or ratio.value is None else f"{number(ratio.value)} ×",
         "interval": interval,
         "n": str(row.n_a) if row.n_a == row.n_b else f"{row.n_a} / {row.n_b}",
-        "p": "" if row.p_corrected is None else number(row.p_corrected),
+        "p": p_value(row.p_corrected),
         "verdict": row.verdict or "not compared",
         "reason": row.reason if not row.compared else row.how,
     }

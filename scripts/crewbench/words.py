@@ -64,3 +64,10 @@ def estimate(found: Estimate, unit: str) -> str:
 def count(how_many: int, noun: str) -> str:
     """ "1 trial", "2,000 trials"."""
     return f"{how_many:,} {noun}" if how_many == 1 else f"{how_many:,} {noun}s"
+
+
+def p_value(p: float | None) -> str:
+    """ "0.034", "< 0.001", or nothing where there is none."""
+    if p is None or math.isnan(p):
+        return ""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -94,6 +94,7 @@ def test_the_report_names_the_faster_mode_first_and_says_what_is_significant():
     assert (first["name"], first["other"], first["n"]) == ("Sequential, 1 GPU", "Parallel, 1 GPU", 5)
     assert first["phases"][0][0].startswith("2.0") and "significant, p " in first["phases"][0][1]
     assert {row["name"] for row in said} == {"Sequential, 1 GPU", "Shared, 1 GPU"}
+    assert first["phases"][0][1].endswith("p < 0.001")
     assert compared(frame, {**SETTING, "host": "nowhere"}, "explain", "gpu") == []
 
 

@@ -93,8 +93,10 @@ def test_where_nothing_fits_more_are_needed(tmp_path):
 
 
 def test_a_mode_that_can_be_on_no_fewer_needs_no_evidence(tmp_path):
-    (row,) = study(tmp_path, [Cell("shared", 1, **ONE)])["certificates"].to_dict("records")
-    assert (row["outcome"], row["gpus"], row["note"]) == (CERTIFIED, 1, "its mode can be on no fewer")
+    found = study(tmp_path, [Cell("shared", 1, **ONE)])
+    (row,) = found["certificates"].to_dict("records")
+    assert (row["outcome"], row["gpus"]) == (CERTIFIED, 1) and pd.isna(row["fewer_gpus"])
+    assert fits.certificates(found, "gpu")[0]["why"] == "every trial worked, and the mode can be on no fewer"
 
 
 def test_a_timeout_on_fewer_devices_is_no_evidence_about_memory(tmp_path):

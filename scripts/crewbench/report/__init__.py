@@ -131,6 +131,7 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
         "score": fits.score(tables),
         "feasibility": grid[:ROWS_MAX],
         "device_counts": fits.counts(grid),
+        "device_headings": [cells.devices(gpus, kind) for gpus in fits.counts(grid)],
         "workflows": fits.workflows(tables, kind)[:ROWS_MAX],
         "workflow_headings": [text.replace("GPU", device) for _, text in fits.WORKFLOW],
         "timelines": timelines,

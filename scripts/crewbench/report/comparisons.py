@@ -10,7 +10,7 @@ import pandas as pd
 from crewbench import cells, stats
 from crewbench.comparisons import PHASES, SIDES
 from crewbench.stats import Estimate
-from crewbench.words import interval, number
+from crewbench.words import interval, number, p_value
 
 Rows = list[dict[str, Any]]
 
@@ -53,7 +53,7 @@ def _side(side: tuple[str, int], kind: str) -> str:
 
 
 def _said(row: Mapping[str, Any], turned: bool) -> tuple[str, str]:
-    """ "1.93 ×" and "[1.85, 2.01], p = 0.004": whether it is significant is said in words."""
+    """ "1.93 ×" and "[1.85, 2.01] significant, p 0.004": what may be said is said in words."""
     value, low, high = (row[name] if _known(row[name]) else None for name in ("as_fast", "low", "high"))
     if value is None:
         return "–", row["note"]
@@ -62,9 +62,5 @@ def _said(row: Mapping[str, Any], turned: bool) -> tuple[str, str]:
     found = Estimate(value, low, high, int(row["n"]), row["note"])
     told = {stats.YES: "significant", stats.NO: "not told apart"}.get(row["significant"], row["significant"])
     if _known(row["p_corrected"]):
-        told += f", p {_p(row['p_corrected'])}"
+        told += f", p {p_value(row['p_corrected'])}"
     return f"{number(found.value)} ×", f"{interval(found)} {told}"
-
-
-def _p(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"

@@ -39,7 +39,7 @@ def certificates(tables: Mapping[str, pd.DataFrame], kind: str) -> Rows:
                 "name": _name(row, varying),
                 "devices": _devices(row, kind),
                 "outcome": row["outcome"],
-                "why": OUTCOMES.get(row["outcome"], ""),
+                "why": _why(row),
                 "worked": worked,
                 "bound": f"{number(bound)} %" if bound == bound and bound is not None else "–",
                 "fewer": _fewer(row, kind),
@@ -48,6 +48,12 @@ def certificates(tables: Mapping[str, pd.DataFrame], kind: str) -> Rows:
             }
         )
     return rows
+
+
+def _why(row: Mapping[str, Any]) -> str:
+    if row["outcome"] == CERTIFIED and row["fewer_gpus"] != row["fewer_gpus"]:
+        return "every trial worked, and the mode can be on no fewer"
+    return OUTCOMES.get(row["outcome"], "")
 
 
 def _devices(row: Mapping[str, Any], kind: str) -> str:
