@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 MARK = "CREWBENCH_TEST_MARK"
+GONE_S = 60.0
+"""How long processes may take to be gone after a kill, on a machine that does much else."""
 
 
 def new_mark() -> str:

@@ -10,8 +10,8 @@ from contextlib import suppress
 from crewbench.devices.inventory import slots
 from crewbench.devices.lease import lease
 from crewbench.execute.guardian import children
-from processes import MARK, command, marked, new_mark, wait_gone
-from study import Result
+from made_study import Result
+from processes import GONE_S, MARK, command, marked, new_mark, wait_gone
 
 
 def hard(mode, **options):
@@ -71,7 +71,7 @@ class Running:
         self.log += self.process.stderr.readlines()
         self.process.stderr.close()
         code = self.process.wait(60)
-        left = wait_gone(before, 20)
+        left = wait_gone(before, GONE_S)
         for pid in marked(self.mark):
             left.append(pid)
             with suppress(ProcessLookupError):

@@ -3,7 +3,7 @@
 import pytest
 
 from installed import missing, require
-from study import Study
+from made_study import Study
 
 MODES = {
     "parallel": {"gpus": 3},

@@ -12,8 +12,8 @@ import pytest
 from crewbench.execute import cluster
 from crewbench.execute.actor import RESTARTS, share
 from crewbench.execute.server import free_port
+from made_study import Study
 from processes import MARK, command, marked, new_mark, wait_gone
-from study import Study
 
 
 def test_every_actor_is_on_the_device_of_its_deployment(results):

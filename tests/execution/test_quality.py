@@ -17,7 +17,7 @@ from crewbench.observation import SideFailed, Sides, along, answers, measure
 from crewbench.quality import Agreement
 from crewbench.records import Status
 from crewbench.trial import AgentSpec, TaskSpec
-from study import SCRIPTS, run
+from made_study import SCRIPTS, run
 
 DEVICES = slots(1, 1024)
 AGENTS = [AgentSpec(f"agent{i}", f"Role {i}", f"Do {i} well", "Years of it") for i in range(4)]

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from study import ROOT, run
+from made_study import ROOT, run
 from validity import judge_trials
 
 

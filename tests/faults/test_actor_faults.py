@@ -11,9 +11,9 @@ import pytest
 from crewbench.devices import procfs
 from crewbench.execute import made
 from crewbench.records import STAGES
+from made_study import Study
 from processes import marked
 from running import Running, hard
-from study import Study
 
 pytestmark = pytest.mark.needs("ray")
 

@@ -13,7 +13,7 @@ import pytest
 
 from crewbench.devices.inventory import Device
 from crewbench.devices.lease import lease
-from study import ROOT, SCRIPTS, Result, Study, run
+from made_study import ROOT, SCRIPTS, Result, Study, run
 from toy_nvml import UUID, ToyNvml, compiled
 
 NO_DRIVER = pytest.mark.skipif(

@@ -10,9 +10,9 @@ import pytest
 import toys
 from crewbench import crews
 from crewbench.devices import procfs
+from made_study import Study
 from processes import MARK, command, marked, new_mark, wait_gone
 from running import Running
-from study import Study
 
 # Five servers and their clients start at once, on two cores that others may use as well.
 LOAD_S, STEP_S = 45.0, 8.0

@@ -3,7 +3,7 @@
 import pytest
 
 from crewbench.devices.inventory import list_devices
-from study import Study
+from made_study import Study
 
 pytestmark = [pytest.mark.gpu, pytest.mark.needs("ray")]
 

@@ -21,7 +21,7 @@ from crewbench.devices.budget import OutOfMemory
 from crewbench.devices.inventory import list_devices
 from crewbench.devices.sampler import Sampler
 from crewbench.records import Identity
-from study import PYTHONPATH
+from made_study import PYTHONPATH
 
 pytestmark = pytest.mark.gpu
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from study import PYTHONPATH, SCRIPTS, Study, run
+from made_study import PYTHONPATH, SCRIPTS, Study, run
 
 pytestmark = pytest.mark.gpu
 TOKENS = 48

@@ -13,7 +13,7 @@ import pytest
 
 from crewbench.devices.inventory import list_devices
 from crewbench.records import STAGES
-from study import PYTHONPATH, Study, run
+from made_study import PYTHONPATH, Study, run
 
 pytestmark = pytest.mark.gpu
 

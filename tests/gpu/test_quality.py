@@ -10,7 +10,7 @@ import pytest
 
 from crewbench import quality
 from crewbench.quality import FLOOR, Agreement
-from study import SCRIPTS, run
+from made_study import SCRIPTS, run
 
 pytestmark = pytest.mark.gpu
 

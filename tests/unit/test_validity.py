@@ -50,12 +50,12 @@ def test_a_small_difference_in_too_much_noise_is_not_met():
 
 
 def test_the_interval_is_that_of_the_logs_by_hand():
-    # log ratios ±ln 1.01, five of each: mean 0, deviation ln 1.01 · √(10/9); t(0.975, 9) = 2.262157
-    found = judge([(1.01, 1.0), (1.0, 1.01)] * 5)
-    half = 2.262157 * math.log(1.01) * math.sqrt(10 / 9) / math.sqrt(10)
+    # log ratios ±ln 1.01, four of each: mean 0, deviation ln 1.01 · √(8/7); t(0.975, 7) = 2.364624
+    found = judge([(1.01, 1.0), (1.0, 1.01)] * 4)
+    half = 2.364624 * math.log(1.01) * math.sqrt(8 / 7) / math.sqrt(8)
     assert found.difference_pct == pytest.approx(0.0, abs=1e-9)
     assert (found.low_pct, found.high_pct) == pytest.approx((100 * math.expm1(-half), 100 * math.expm1(half)))
-    assert found.n == 10
+    assert found.n == 8
 
 
 def test_fewer_than_ten_pairs_meet_nothing():

@@ -25,7 +25,7 @@ from checkout import STUDY, Checkout, Done
 from crewbench.devices import procfs
 from crewbench.devices.inventory import slots
 from crewbench.devices.lease import LeaseTimeout, lease
-from processes import MARK, command, marked, new_mark, wait_gone
+from processes import GONE_S, MARK, command, marked, new_mark, wait_gone
 
 pytestmark = pytest.mark.needs("setsid")
 
@@ -239,7 +239,7 @@ class Run:
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(within_s)
         code = self.process.returncode
-        left = wait_gone(before, 20)
+        left = wait_gone(before, GONE_S)
         left = [(pid, command(pid)) for pid in {*left, *marked(self.mark)}]
         files = self.study.files()
         done = sorted({Path(path).parts[2] for path in files if path.endswith("trial.json")})
@@ -354,7 +354,7 @@ def killed(study, interrupted):
         above = run.above(worker)
         os.kill(above[name], signal.SIGKILL)
         trial = [worker, *(above[n] for n in ("zygote", "trial", "guardian", "launcher"))]
-        left[name] = [(pid, command(pid)) for pid in wait_gone(trial, 20)]
+        left[name] = [(pid, command(pid)) for pid in wait_gone(trial, GONE_S)]
         for pid, _ in left[name]:
             os.kill(pid, signal.SIGKILL)  # the next one must have its turn
 
@@ -365,14 +365,14 @@ def killed(study, interrupted):
             kill(run, worker, "shell")
         with run.loading(KILLED_LOADING) as worker:
             os.kill(worker, signal.SIGKILL)
-            wait_gone([worker], 20)
+            wait_gone([worker], GONE_S)
         with run.generating(KILLED_GENERATING) as worker:
             os.kill(worker, signal.SIGKILL)
-            wait_gone([worker], 20)
+            wait_gone([worker], GONE_S)
         with run.generating(ZYGOTE_KILLED) as worker:
             zygote = run.above(worker)["zygote"]
             os.kill(zygote, signal.SIGKILL)
-            wait_gone([zygote], 20)
+            wait_gone([zygote], GONE_S)
         first = study.last = run.ended()
     with study.run() as run:
         study.last = run.ended(LONGEST_S)
