@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def body(args: argparse.Namespace, scratch: Path) -> int:
     from crewbench import matrix
+    from crewbench.checkpoint import stage
     from crewbench.checkpoint.files import CheckpointError
     from crewbench.devices.inventory import DeviceError
     from crewbench.devices.sampler import SamplerError
@@ -25,10 +27,13 @@ def body(args: argparse.Namespace, scratch: Path) -> int:
     from crewbench.execute.setup import RunnerError
     from crewbench.execute.surroundings import enter
 
-    enter(scratch)
     try:
-        spec = matrix.read(args.matrix).spec(args.trial)
-        run_trial(spec, args.out, scratch, ROOT)
+        study = matrix.read(args.matrix)
+        spec = study.spec(args.trial)
+        # Before the trial has a home and a temporary directory of its own.
+        stage_in = stage.place(study.config.model.stage, os.environ) if spec.staged else None
+        enter(scratch)
+        run_trial(spec, args.out, scratch, ROOT, stage_in)
     except (DeviceError, CheckpointError, SamplerError, RunnerError, matrix.MatrixError) as error:
         sys.exit(f"error: {error}")
     except OSError as error:

@@ -28,6 +28,7 @@ TRIAL = (
     "crewbench/checkpoint/files.py",
     "crewbench/checkpoint/footprint.py",
     "crewbench/checkpoint/manifest.py",
+    "crewbench/checkpoint/stage.py",
     "crewbench/devices/**/*.py",
     "crewbench/engines/**/*.py",
     "crewbench/execute/**/*.py",

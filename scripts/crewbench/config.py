@@ -149,6 +149,12 @@ class Model(Section):
     dtype: DType = Field(
         "auto", description="type of the weights in memory; auto: the checkpoint's own (tiny: float32)"
     )
+    stage: Text | None = Field(
+        None,
+        description="directory on a disk of the node's own, such as $TMPDIR or /scratch/$USER (variables are "
+        "the node's), where each node keeps a copy that its trials load; null: they load the checkpoint "
+        "where it is",
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> Model:

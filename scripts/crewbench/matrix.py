@@ -345,6 +345,7 @@ class Matrix:
             tasks=plan.tasks,
             inputs=plan.inputs,
             replay=config.replay,
+            staged=config.model.stage is not None,
         )
 
     def trial(self, trial_id: str, spec8: str | None = None) -> Trial:

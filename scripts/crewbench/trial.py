@@ -51,6 +51,7 @@ class Spec:
 
     `model_dir` is where rule `model` leaves the checkpoint's manifest; `dtype` a torch dtype's name.
     `memory_mib` is each device's budget (None: the device's own memory), simulated on CPU slots.
+    `staged`: the checkpoint is read from a copy on the node's own disk; where it is, is the node's business.
     """
 
     cell: Cell
@@ -73,6 +74,7 @@ class Spec:
     tasks: tuple[TaskSpec, ...]
     inputs: dict[str, str] = field(default_factory=dict)
     replay: bool = False
+    staged: bool = False
 
     @property
     def trial_id(self) -> str:

@@ -507,3 +507,12 @@ def test_a_check_is_rebuilt_from_the_manifest_as_it_was(build, tmp_path):
 def test_a_check_changes_with_what_it_reads_alone(build, change, changes):
     before, after = (build(runs=EVERY_MODE, variants=SHORT, **c).check("eager__d1") for c in ({}, change))
     assert (before.spec8 != after.spec8) == changes
+
+
+def test_whether_a_checkpoint_is_staged_is_of_the_trial_and_where_is_not(build):
+    plain, here, there = (
+        {t.trial_id: t.spec8 for t in build(runs=EVERY_MODE, variants=SHORT, **c)}
+        for c in ({}, {"model": {"stage": "$TMPDIR"}}, {"model": {"stage": "/scratch"}})
+    )
+    assert here == there
+    assert plain.keys() == here.keys() and not set(plain.values()) & set(here.values())

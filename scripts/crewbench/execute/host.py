@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from crewbench import modes, provenance
-from crewbench.checkpoint import files, footprint, manifest
+from crewbench.checkpoint import files, footprint, manifest, stage
 from crewbench.deployment import Deployment
 from crewbench.devices import bandwidth, nvml, sampler
 from crewbench.devices.ballast import Ballast, ballasts
@@ -45,8 +45,10 @@ MIB = 2**20
 MEMORY_FREE_S = 60.0
 
 
-def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
+def run_trial(spec: Spec, out: Path, scratch: Path, root: Path, stage_in: Path | None = None) -> Status:
     """Run the trial and write its files into `out`, trial.json last. Returns the trial's status.
+
+    `stage_in` is this host's directory for the checkpoint's copy, if it is to have one.
 
     Raises what only a broken harness or a wrong request raises: DeviceError, CheckpointError, OSError.
     """
@@ -69,7 +71,7 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
     attempts = list(modes.get(cell.mode).attempts(cell))
     start = STARTS[cell.start]
     model = manifest.load(spec.model_dir)
-    weight_files = tuple(model.weight_files(spec.model_dir))
+    model_dir = Path(spec.model_dir)
 
     taints: list[str] = []
     with ExitStack() as held:
@@ -77,12 +79,19 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
         leased = held.enter_context(
             lease(all_devices, cell.gpus, exclusive_host=spec.exclusive, holder=spec.trial_id)
         )
+        # The host is this trial's now: copying would disturb another that is being measured.
+        staged = None if stage_in is None else stage.stage(model, model_dir, stage_in)
+        if staged is not None:
+            model_dir = staged.directory
+            model = manifest.load(model_dir)
+            print(staged, file=sys.stderr, flush=True)
+        weight_files = tuple(model.weight_files(model_dir))
         simulated = all(d.kind == "slot" for d in leased.devices)
         ledger = scratch / "ledger.json" if simulated else None
         setup = Setup(
             spec=spec,
             start=start,
-            model_path=model.directory(spec.model_dir),
+            model_path=model.directory(model_dir),
             weight_files=weight_files,
             weights_mib=footprint.weights_bytes(model, spec.dtype) / MIB,
             kv_mib_per_token=footprint.kv_bytes_per_token(model.architecture, spec.dtype) / MIB,
@@ -159,7 +168,7 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
         taints.extend(f"the ballast on {uuid} died, so the budget did not hold" for uuid in lost)
         taints.extend(sampler.taints(sampled))
 
-    count_own_tokens(records, spec, model.directory(spec.model_dir))
+    count_own_tokens(records, spec, model.directory(model_dir))
     # Where nothing came to run, at least the output's length is known.
     lengths = ((a.prompt_tokens + a.output_tokens) / a.llm_calls for a in records.agents if a.llm_calls)
     longest = math.ceil(max(lengths, default=spec.output_tokens))
@@ -205,6 +214,7 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path) -> Status:
                 "weights_bytes": model.weights_bytes,
                 "decode_bytes": footprint.decode_bytes(model, spec.dtype),
             },
+            "staged": staged.record() if staged is not None else None,
             "bandwidth_gb_s": copied,
             "compile_cache": compiled.record(),
             "random_weights": model.random_weights,
