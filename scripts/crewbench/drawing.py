@@ -6,12 +6,15 @@ so the same SVG is light or dark with the page around it.
 
 from __future__ import annotations
 
+import html
 import io
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
 import matplotlib
 import seaborn as sns
@@ -19,6 +22,7 @@ import seaborn as sns
 from crewbench import inert, palette
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -241,11 +245,13 @@ def text_width_in(labels: Iterable[str], size: float = 8.5) -> float:
 class Rows:
     """Rows from the top down, each with a label, some under a heading that sets them apart.
 
-    On a phone a label stands above its row, else left of the axis. `at(i)` is where row i's marks go."""
+    On a phone a label stands above its row, else left of the axis. `at(i)` is where row i's marks go. `modes`
+    are the rows' modes: a page may draw a curtain over those of one."""
 
     labels: Sequence[str]
     canvas: Canvas
     headings: Sequence[str] = ()
+    modes: Sequence[str] = ()
 
     @property
     def pitch_in(self) -> float:
@@ -274,6 +280,18 @@ class Rows:
                     ax, self.headings[i], y + 0.37, y + 0.2, size=8, style="italic", color=palette.QUIET.light
                 )
             self._write(ax, text, self.at(i), self._top(i) + 0.08, size=8.5 if self.canvas.narrow else 9)
+        for i, mode in enumerate(self.modes):
+            self._curtain(ax, mode, self._top(i), self._top(i) + 1)
+
+    def _curtain(self, ax: Axes, mode: str, top: float, bottom: float) -> None:
+        """An invisible sheet over a row from edge to edge, the last to be drawn."""
+        from matplotlib.patches import Rectangle
+        from matplotlib.transforms import blended_transform_factory
+
+        across = blended_transform_factory(ax.figure.transFigure, ax.transData)
+        sheet = Rectangle((0, top), 1, bottom - top, transform=across, clip_on=False, zorder=99)
+        sheet.set(facecolor="none", edgecolor="none", gid=f"{_CURTAIN}{mode}")
+        ax.add_patch(sheet)
 
     def _write(self, ax: Axes, text: str, beside: float, above: float, **look: Any) -> None:
         if self.canvas.narrow:
@@ -289,6 +307,16 @@ class Rows:
                 ha="right",
                 **look,
             )
+
+
+_SAYS, _CURTAIN = "says ", "curtain "
+"""What the ids of marks begin with until they are written."""
+
+
+def says(mark: Artist, words: Sequence[str], mode: str = "") -> None:
+    """What each of a mark's points says when it is pointed at, in their order; a bar is one point. With a
+    `mode`, a page may hide the mark with the mode's others."""
+    mark.set_gid(_SAYS + quote(json.dumps([mode, *(plain(text, 120) for text in words)])))
 
 
 def x_grid(ax: Axes, label: str) -> None:
@@ -327,6 +355,8 @@ def _themed(svg: str, colours: Sequence[palette.Colour]) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r"font-family: [^;\"]+; ?", "", svg)
     svg = re.sub(r' transform="rotate\(-0 [^"]*"', "", svg)
+    svg = re.sub(rf'<g id="{_CURTAIN}([^"]*)"', r'<g class="curtain" data-mode="\1"', svg)
+    svg = _with_words(svg)
     svg = re.sub(r'<g id="(?!title"|note")[^"]*"', "<g", svg)
     svg = re.sub(r"\s*\n\s*", " ", svg)
     svg = re.sub(r' fill="(#[0-9a-fA-F]{6})"', r' style="fill: \1"', svg)  # only style may hold a variable
@@ -337,6 +367,29 @@ def _themed(svg: str, colours: Sequence[palette.Colour]) -> str:
         return f"{match[0]}; {match[1]}: var(--{name})" if name else match[0]
 
     return re.sub(r"(fill|stroke): (#[0-9a-fA-F]{6})", variable, svg)
+
+
+def _with_words(svg: str) -> str:
+    """Each point of a mark that says something as an element that holds its words, which viewers show."""
+    first, *marks = re.split(rf'(?=<g id="{_SAYS})', svg)
+    written = [first]
+    for mark in marks:
+        opening, rest = mark.split(">", 1)
+        mode, *told = json.loads(unquote(opening.removeprefix(f'<g id="{_SAYS}').rstrip('"')))
+        words = iter(told)
+
+        def worded(element: re.Match[str], words: Iterator[str] = words) -> str:
+            text = next(words, None)
+            if text is None:
+                return element[0]
+            name, attributes = element.groups()
+            return f'<{name} class="says"{attributes}><title>{html.escape(text)}</title></{name}>'
+
+        # A collection draws one path many times (use); a bar is a path.
+        name = "use" if "<use " in rest.split("</g>", 1)[0] else "path"
+        written.append(f'<g data-mode="{mode}">' if mode else "<g>")
+        written.append(re.sub(rf"<({name})( [^>]*?)/>", worded, rest))
+    return "".join(written)
 
 
 def _standalone(svg: str, colours: Sequence[palette.Colour], title: str, description: str) -> str:

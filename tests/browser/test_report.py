@@ -1,5 +1,6 @@
 """The report in a real browser: it fits, it is quiet, it asks for nothing, and every section can be seen."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -30,6 +31,7 @@ SECTIONS = [
     "glossary",
 ]
 WIDTHS = [1280, 390]
+OPEN_ALL = "document.querySelectorAll('details').forEach(d => d.open = true)"
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +121,7 @@ def opened(browser, html):
 def test_the_page_fits_is_quiet_and_asks_for_nothing(opened, html, width):
     page, asked, said = opened(width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    page.evaluate(OPEN_ALL)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert asked == [html.as_uri()]
     assert said == []
@@ -221,6 +223,95 @@ def test_the_page_is_whole_without_scripts(opened, html):
     page.locator("#outputs summary").first.click()
     assert page.locator("#outputs dd").first.is_visible()
     assert asked == [html.as_uri()]
+
+
+ROWS = """column => [...document.querySelectorAll('#headline tbody')[0].rows].slice(1).map(
+             row => row.cells[column].firstChild.textContent)"""
+COLD = 3
+"""The column of cold makespans in the headline table."""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_axe_finds_no_fault_in_contrast_names_or_structure(opened, width, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page, _, _ = opened(width, scheme)
+    page.evaluate(OPEN_ALL)
+    found = Axe().run(page).response
+    assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in found["violations"]] == []
+    assert {"color-contrast", "button-name", "svg-img-alt"} <= {p["id"] for p in found["passes"]}
+
+
+@pytest.mark.parametrize("key", [None, "Enter"])
+def test_a_table_is_sorted_by_a_heading_down_up_and_back(opened, key):
+    page, _, said = opened(1280)
+    heading = page.locator("#headline thead th").nth(COLD)
+    button = heading.locator("button")
+    first = page.evaluate(ROWS, COLD)
+    known = sorted((text for text in first if text != "–"), key=float)
+    missing = [text for text in first if text == "–"]
+    assert missing and first != known + missing
+
+    def press():
+        button.click() if key is None else button.press(key)
+        return heading.get_attribute("aria-sort"), page.evaluate(ROWS, COLD)
+
+    assert press() == ("ascending", known + missing)
+    assert press() == ("descending", known[::-1] + missing)
+    assert press() == (None, first)
+    assert page.locator("#headline tbody .group").first.is_visible()
+    assert said == []
+
+
+@pytest.mark.parametrize("key", [None, "Space"])
+def test_a_mode_that_is_switched_off_leaves_every_table_and_figure(opened, key):
+    page, _, said = opened(1280)
+    button = page.get_by_role("button", name="Shared")
+    row = page.locator("#headline th[data-mode=shared]").first
+    curtain = page.locator("#figure-cold_warm .wide .curtain[data-mode=shared] path")
+    timeline = page.locator("#figure-timeline_shared")
+    assert row.is_visible() and timeline.is_visible()
+    assert curtain.evaluate("e => getComputedStyle(e).fill") == "none"
+    button.click() if key is None else button.press(key)
+    assert button.get_attribute("aria-pressed") == "false"
+    assert row.is_hidden() and timeline.is_hidden()
+    assert curtain.evaluate("e => getComputedStyle(e).fill") != "none"
+    assert page.locator("#headline th[data-mode=sequential]").first.is_visible()
+    assert page.locator("fieldset.modes output").inner_text() == "5 of 6 modes shown"
+    page.get_by_role("button", name="All", exact=True).click()
+    assert row.is_visible() and timeline.is_visible()
+    assert said == []
+
+
+def test_a_point_says_what_it_is_when_pointed_at(opened):
+    page, _, _ = opened(1280)
+    # The last of a row's points is on top of the others.
+    page.locator("#figure-cold_warm .wide g:has(> .says)").first.locator(".says").last.hover()
+    tip = page.locator(".tip")
+    assert tip.is_visible()
+    assert re.fullmatch(r"cold [\d.]+ s, repeat \d", tip.inner_text())
+    page.locator("h1").hover()
+    assert tip.is_hidden()
+
+
+def test_a_drawing_that_stands_alone_holds_the_words_of_its_points(html):
+    drawing = (html.parent / "figures/cold_warm.svg").read_text()
+    assert re.search(r'<use class="says"[^>]*><title>cold [\d.]+ s, repeat 1</title></use>', drawing)
+
+
+def test_without_scripts_nothing_is_shown_that_needs_them(opened):
+    page, _, _ = opened(1280, scripts=False)
+    assert page.locator("fieldset.modes").is_hidden()
+    assert page.locator("thead button").count() == 0
+
+
+def test_the_page_runs_its_own_script_and_no_other(opened):
+    page, _, said = opened(1280)
+    page.evaluate("""() => { const s = document.createElement('script');
+                            s.textContent = 'window.ran = 1'; document.body.append(s); }""")
+    assert page.evaluate("window.ran") is None
+    assert any("Content Security Policy" in line for line in said)
 
 
 def test_tables_are_scrolled_by_keyboard_inside_their_frame(opened):

@@ -30,7 +30,7 @@ def engines(study: Study, canvas: Canvas) -> Drawn:
     labels = [f"{study.engine(cell)}: {study.label(cell, varying)}" for cell, _ in rows]
     alone = [_alone(group) for _, group in rows]
     headings = ["" if i and alone[i] == alone[i - 1] else _SHARING[alone[i]] for i in range(len(rows))]
-    lines = drawing.Rows(labels, canvas, headings)
+    lines = drawing.Rows(labels, canvas, headings, [cell["mode"] for cell, _ in rows])
     compiled = _compiled_rows(trials, [cell for cell, _ in rows])
     below = drawing.Rows([label for label, _ in compiled], canvas)
     sheet = Sheet(
@@ -50,7 +50,8 @@ def engines(study: Study, canvas: Canvas) -> Drawn:
     ax, said = sheet.axes[0], []
     for i, (cell, group) in enumerate(rows):
         y, rates = lines.at(i), group["decode_tokens_per_s"]
-        points(ax, rates, y, canvas.mode(cell["mode"]), hollow=False)
+        words = [f"{number(v)} tokens/s" for v in rates.dropna()]
+        points(ax, rates, y, canvas.mode(cell["mode"]), hollow=False, words=words)
         rate, limit, share = (
             metrics.median(group[name])
             for name in ("decode_tokens_per_s", "decode_limit_tokens_per_s", "bandwidth_share")
@@ -69,7 +70,7 @@ def engines(study: Study, canvas: Canvas) -> Drawn:
     if compiled:
         ax = sheet.axes[1]
         for i, (label, values) in enumerate(compiled):
-            points(ax, values, below.at(i), INK, hollow=False)
+            points(ax, values, below.at(i), INK, hollow=False, words=[seconds(v) for v in values.dropna()])
             median = metrics.median(values)
             ax.plot([median] * 2, [below.at(i) - 0.2, below.at(i) + 0.2], color=INK, lw=1.6, zorder=4)
             valued(ax, below.at(i), seconds(median))

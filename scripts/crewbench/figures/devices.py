@@ -24,7 +24,7 @@ def memory(study: Study, canvas: Canvas) -> Drawn:
         for (mode, gpus), g in devices.groupby(["mode", "gpus"], observed=True, sort=False)
     ][:ROWS_MAX]
     labels = [cells.label({"mode": m, "gpus": g}, (), study.kind) for m, g, _ in groups]
-    lines = drawing.Rows(labels, canvas)
+    lines = drawing.Rows(labels, canvas, modes=[mode for mode, *_ in groups])
     simulated = bool(devices["simulated_budget"].any())
     sheet = Sheet(
         canvas,
@@ -53,6 +53,15 @@ def memory(study: Study, canvas: Canvas) -> Drawn:
             zorder=3,
             legend=False,
             rasterized=len(group) > 500,
+        )
+        told = (
+            []
+            if len(group) > 500
+            else zip(group["used_peak_mib"], group["device_index"], group["repeat"], strict=True)
+        )
+        drawing.says(
+            ax.collections[-1],
+            [f"{number(mib)} MiB on {study.device} {int(index)}, repeat {r}" for mib, index, r in told],
         )
         for budget in group["budget_mib"].dropna().unique():
             ax.plot([budget] * 2, [lines.at(i) - 0.3, lines.at(i) + 0.3], color=BAD, lw=1.8)

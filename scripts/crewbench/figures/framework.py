@@ -13,6 +13,7 @@ from crewbench.figures.marks import (
     BAD,
     INK,
     QUIET,
+    each,
     end_of_axis,
     factor,
     left_in,
@@ -38,7 +39,7 @@ def framework(study: Study, canvas: Canvas) -> Drawn:
     names = [study.label(cell, varying) for cell, _ in rows]
     settings = [study.setting_of(cell, varying) for cell, _ in rows]
     headings = ["" if i and settings[i] == settings[i - 1] else settings[i] for i in range(len(rows))]
-    lines = drawing.Rows(labels, canvas, headings)
+    lines = drawing.Rows(labels, canvas, headings, [cell["mode"] for cell, _ in rows])
     goal = study.thresholds.get("framework_ratio", 1.05)
     sheet = Sheet(
         canvas,
@@ -66,7 +67,9 @@ def framework(study: Study, canvas: Canvas) -> Drawn:
             ("replay_s", lines.at(i) + 0.17, True),
         ):
             if ok[column].notna().any():
-                spread(times, ok[column].dropna(), y, colour, hollow, limit)
+                values = ok[column].dropna()
+                words = each(ok, values, "warm" if column == "warm_s" else "replay")
+                spread(times, values, y, colour, hollow, limit, words)
         known = ok["warm_over_replay"].dropna()
         if known.empty:
             why, ink = ("not measured", QUIET) if len(ok) else (outcome(group), BAD)

@@ -13,6 +13,7 @@ from crewbench.figures.marks import (
     INK,
     PAPER,
     QUIET,
+    each,
     end_of_axis,
     left_in,
     mean,
@@ -31,7 +32,7 @@ def cold_warm(study: Study, canvas: Canvas) -> Drawn:
     if not rows:
         return missing(study, "cold_warm", "no trial ran")
     labels = [study.label(cell) for cell, _ in rows]
-    lines = drawing.Rows(labels, canvas, work_headings(study, rows))
+    lines = drawing.Rows(labels, canvas, work_headings(study, rows), [cell["mode"] for cell, _ in rows])
     sheet = Sheet(
         canvas,
         study.question("cold_warm"),
@@ -58,7 +59,9 @@ def cold_warm(study: Study, canvas: Canvas) -> Drawn:
             values = ok[column].dropna()
             if values.empty:
                 continue
-            estimate = spread(ax, values, y, canvas.mode(cell["mode"]), hollow, limit)
+            estimate = spread(
+                ax, values, y, canvas.mode(cell["mode"]), hollow, limit, each(ok, values, column[:4])
+            )
             words.append(f"{column[:4]} {seconds(estimate.value)}")
         if not words:
             words = [outcome(trials)]
@@ -84,7 +87,7 @@ def stages(study: Study, canvas: Canvas) -> Drawn:
         return missing(study, "stages", "no trial worked")
     labels = [study.label(cell) for cell, *_ in found]
     present = [s for s in ("failed", *STAGES) if any(m and m[s] > 0 for _, *both in found for m in both)]
-    lines = drawing.Rows(labels, canvas, work_headings(study, found))
+    lines = drawing.Rows(labels, canvas, work_headings(study, found), [cell["mode"] for cell, *_ in found])
     sheet = Sheet(
         canvas,
         study.question("stages"),
@@ -116,7 +119,7 @@ def stages(study: Study, canvas: Canvas) -> Drawn:
                 continue
             left = 0.0
             for stage in present:
-                ax.barh(
+                (bar,) = ax.barh(
                     lines.at(i),
                     means[stage],
                     left=left,
@@ -126,6 +129,7 @@ def stages(study: Study, canvas: Canvas) -> Drawn:
                     edgecolor=PAPER,
                     linewidth=0.7,
                 )
+                drawing.says(bar, [f"{stage} {seconds(means[stage])}"])
                 left += means[stage]
             ax.annotate(
                 seconds(left),
@@ -224,14 +228,17 @@ def scaling(study: Study, canvas: Canvas) -> Drawn:
                     zorder=3,
                     legend=False,
                 )
+                drawing.says(time.collections[-1], each(group, values, column[:4]), mode)
                 line.append((x, mean(values).value))
                 said.append(
                     f"{cells.mode_title(mode)} on {cells.devices(int(gpus), study.kind)}, {column[:4]}: "
                     f"{seconds(line[-1][1])}"
                 )
-            time.plot(
-                *zip(*line, strict=True), color=colour, lw=1.4, ls="--" if hollow else "-"
-            ) if line else None
+            if line:
+                (drawn,) = time.plot(
+                    *zip(*line, strict=True), color=colour, lw=1.4, ls="--" if hollow else "-"
+                )
+                drawing.says(drawn, [], mode)
         for phase, hollow in (("cold", False), ("warm", True)):
             rows = cells.only(summary, study.setting)
             rows = rows[(rows["mode"] == mode) & (rows["metric"] == f"efficiency_{phase}")].dropna(
@@ -241,7 +248,7 @@ def scaling(study: Study, canvas: Canvas) -> Drawn:
                 continue
             first = int(rows["baseline"].iloc[0].split()[0])
             xs = [place[g] + (0.06 if hollow else -0.06) for g in (first, *rows["gpus"].astype(int))]
-            share.plot(
+            (drawn,) = share.plot(
                 xs,
                 [100.0, *(100 * rows["estimate"])],
                 marker="D" if hollow else "o",
@@ -252,6 +259,7 @@ def scaling(study: Study, canvas: Canvas) -> Drawn:
                 lw=1.4,
                 ls="--" if hollow else "-",
             )
+            drawing.says(drawn, [], mode)
     top = 1.12 * time.get_ylim()[1]
     for gpus, why in sorted(failed_at):
         time.plot([place[gpus]], [top * 0.93], marker="X", color=BAD, ms=8, ls="")

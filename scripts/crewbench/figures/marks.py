@@ -42,13 +42,21 @@ def left_in(labels: Sequence[str], canvas: Canvas) -> float:
     return 0.12 if canvas.narrow else 0.25 + min(3.9, drawing.text_width_in(labels, 9))
 
 
-def spread(ax: Axes, values: pd.Series, y: float, colour: str, hollow: bool, limit: float) -> stats.Estimate:
+def spread(
+    ax: Axes,
+    values: pd.Series,
+    y: float,
+    colour: str,
+    hollow: bool,
+    limit: float,
+    words: Sequence[str] | None = None,
+) -> stats.Estimate:
     """Every trial as a point, their geometric mean as a bar across, its interval as a line, its value at the
     end of the row.
 
     `limit` is where the axis ends: two trials can have an interval of a factor of thousands."""
     estimate = mean(values)
-    points(ax, values, y, colour, hollow)
+    points(ax, values, y, colour, hollow, words)
     if estimate.has_interval:
         ax.plot([estimate.low, min(estimate.high, limit)], [y, y], color=colour, lw=1.6, zorder=2)
         if estimate.high > limit:
@@ -73,8 +81,21 @@ def end_of_axis(values: Iterable[float]) -> float:
     return 1.12 * max((v for v in values if not math.isnan(v)), default=1.0)
 
 
-def points(ax: Axes, values: pd.Series, y: float, colour: str, hollow: bool) -> None:
-    """Every trial as a point."""
+def each(trials: pd.DataFrame, values: pd.Series, what: str) -> list[str]:
+    """What the point of each trial says: "cold 8.33 s, repeat 2"."""
+    return [
+        f"{what} {seconds(v)}, repeat {r}"
+        for v, r in zip(values, trials.loc[values.index, "repeat"], strict=True)
+    ]
+
+
+def points(
+    ax: Axes, values: pd.Series, y: float, colour: str, hollow: bool, words: Sequence[str] | None = None
+) -> None:
+    """Every trial as a point. `words` are what each says when pointed at; its number without."""
+    values = values.dropna()
+    if values.empty:
+        return
     sns.scatterplot(
         x=values.to_numpy(),
         y=np.full(len(values), y),
@@ -88,6 +109,8 @@ def points(ax: Axes, values: pd.Series, y: float, colour: str, hollow: bool) -> 
         legend=False,
         rasterized=len(values) > 500,
     )
+    if len(values) <= 500:
+        drawing.says(ax.collections[-1], [number(v) for v in values] if words is None else words)
 
 
 def said_at(ax: Axes, y: float, text: str, colour: str) -> None:

@@ -34,7 +34,7 @@ def interference(study: Study, canvas: Canvas) -> Drawn:
     names = [f"{RELATIONS[relation]}, {study.label(cell, varying)}" for cell, relation, _ in rows]
     under = [": ".join(filter(None, (_SHORT[r], study.setting_of(cell, varying)))) for cell, r, _ in rows]
     headings = ["" if i and under[i] == under[i - 1] else under[i] for i in range(len(rows))]
-    lines = drawing.Rows(labels, canvas, headings)
+    lines = drawing.Rows(labels, canvas, headings, [cell["mode"] for cell, *_ in rows])
     sheet = Sheet(
         canvas,
         study.question("interference"),

@@ -31,7 +31,7 @@ def breakeven(study: Study, canvas: Canvas) -> Drawn:
     labels = [label(row, varying, study.kind) for row in rows]
     under = [heading(row) for row in rows]
     headings = ["" if i and under[i] == under[i - 1] else under[i] for i in range(len(rows))]
-    lines = drawing.Rows(labels, canvas, headings)
+    lines = drawing.Rows(labels, canvas, headings, [row["b_mode"] for row in rows])
     sheet = Sheet(
         canvas,
         study.question("breakeven"),
@@ -63,7 +63,8 @@ def breakeven(study: Study, canvas: Canvas) -> Drawn:
         at = max(calls.value, floor) if logarithmic else calls.value
         low = max(low, floor) if logarithmic else low
         colour = canvas.mode(row["b_mode"])
-        points(ax, values.clip(lower=floor) if logarithmic else values, y, colour, hollow=False)
+        at_points = values.clip(lower=floor) if logarithmic else values
+        points(ax, at_points, y, colour, hollow=False, words=[f"{number(v)} calls" for v in values])
         ax.plot([low, min(max(high, low), limit)], [y, y], color=colour, lw=1.6, zorder=2)
         if high > limit:
             ax.plot([limit], [y], marker=">", ms=5, color=colour, clip_on=False)

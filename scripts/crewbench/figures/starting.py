@@ -44,7 +44,7 @@ def attempts(study: Study, canvas: Canvas) -> Drawn:
         for key, row in named
     ]
     colour = canvas.mode(rows["mode"].iloc[0])
-    lines = drawing.Rows(labels, canvas)
+    lines = drawing.Rows(labels, canvas, modes=[group["mode"].iloc[0] for _, group in trials])
     sheet = Sheet(
         canvas,
         study.question("attempts"),
@@ -60,7 +60,7 @@ def attempts(study: Study, canvas: Canvas) -> Drawn:
         words = []
         for a in group.sort_values("attempt").to_dict("records"):
             worked = a["status"] == Status.OK
-            ax.barh(
+            (bar,) = ax.barh(
                 lines.at(i),
                 a["duration_s"],
                 left=a["started_at_s"] - zero,
@@ -70,6 +70,8 @@ def attempts(study: Study, canvas: Canvas) -> Drawn:
                 hatch="" if worked else "////",
                 edgecolor=PAPER,
             )
+            tried = f"{cells.devices(a['gpus_used'], study.kind)} {ended(a['status'])} after"
+            drawing.says(bar, [f"{tried} {seconds(a['duration_s'])}"])
             ax.annotate(
                 str(a["gpus_used"]),
                 (a["started_at_s"] - zero + a["duration_s"] / 2, lines.at(i)),
@@ -80,10 +82,7 @@ def attempts(study: Study, canvas: Canvas) -> Drawn:
                 color=PAPER if worked else INK,
                 bbox=None if worked else {"boxstyle": "circle,pad=0.15", "fc": PAPER, "ec": "none"},
             )
-            words.append(
-                f"{cells.devices(a['gpus_used'], study.kind)} {ended(a['status'])} after "
-                f"{seconds(a['duration_s'])}"
-            )
+            words.append(f"{tried} {seconds(a['duration_s'])}")
         end = group["ended_at_s"].max() - zero
         ax.annotate(
             seconds(end), (end, lines.at(i)), xytext=(5, 0), textcoords="offset points", va="center", size=8.5
@@ -122,7 +121,7 @@ def starts(study: Study, canvas: Canvas) -> Drawn:
     rows = [(one, study.label(one.cell, varying), rung) for one in found for rung in one.rungs]
     labels, names = [rung.name for *_, rung in rows], [name for _, name, _ in rows]
     headings = [name if rung is one.rungs[0] else "" for one, name, rung in rows]
-    lines = drawing.Rows(labels, canvas, headings)
+    lines = drawing.Rows(labels, canvas, headings, [one.cell["mode"] for one, *_ in rows])
     panels = {"ttft_s": "time to first token, seconds", "makespan_s": "makespan of one round, seconds"}
     zygotes = [value for *_, rung in rows for value in rung.zygote_s]
     sheet = Sheet(
@@ -151,7 +150,8 @@ def starts(study: Study, canvas: Canvas) -> Drawn:
                 said_at(ax, y, rung.outcome or "not measured", QUIET if rung.outcome == "not run" else BAD)
                 continue
             colour = canvas.mode(one.cell["mode"])
-            points(ax, pd.Series(values), y, colour, hollow=rung.start == ladder.RESIDENT)
+            words = [f"{rung.name}: {seconds(v)}" for v in values.values()]
+            points(ax, pd.Series(values), y, colour, rung.start == ladder.RESIDENT, words)
             median = rung.median(measure)
             ax.plot([median] * 2, [y - 0.2, y + 0.2], color=INK, lw=1.6, zorder=4)
             ax.plot(rung.zygote_s, [y] * len(rung.zygote_s), ls="", marker="x", ms=5, color=QUIET, zorder=3)

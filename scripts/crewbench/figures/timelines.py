@@ -17,6 +17,7 @@ from crewbench.records import Status
 from crewbench.words import ended, number, seconds
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 
@@ -115,9 +116,9 @@ def _agents_panel(
         y = place[step["agent"]]
         life = lives.get((step["attempt"], step["worker"], step["worker_life"]))
         if step["round"] == 0 and life is not None:
-            _setup_bar(ax, y, life, step["status"])
+            _setup_bar(ax, y, life, step["status"], step["step"])
             if life["spawned_at_s"] > step["queued_at_s"]:
-                _waiting_bar(ax, y, step["queued_at_s"], life["spawned_at_s"])
+                _waiting_bar(ax, y, step["queued_at_s"], life["spawned_at_s"], step["step"])
         begin, end = step["started_at_s"], step["ended_at_s"]
         if math.isnan(begin):
             continue
@@ -125,9 +126,9 @@ def _agents_panel(
         if life is not None and step["round"] == 0 and not math.isnan(life["ready_at_s"]):
             since = max(since, life["ready_at_s"])
         if begin > since:
-            _waiting_bar(ax, y, since, begin)
+            _waiting_bar(ax, y, since, begin, step["step"])
         failed = step["status"] != Status.OK
-        ax.barh(
+        (bar,) = ax.barh(
             y,
             (begin if math.isnan(end) else end) - begin,
             left=begin,
@@ -136,6 +137,9 @@ def _agents_panel(
             color=BAD if failed else canvas.mode(mode),
             hatch="////" if failed else "",
             edgecolor=PAPER,
+        )
+        _lasts(
+            bar, step["step"], "failed" if failed else "answering", begin, begin if math.isnan(end) else end
         )
         if failed:
             ax.annotate(
@@ -151,14 +155,20 @@ def _agents_panel(
     _row_names(ax, names, canvas)
 
 
-def _setup_bar(ax: Axes, y: float, life: Mapping[str, Any], status: str) -> None:
+def _lasts(bar: Artist, step: str, doing: str, begin: float, end: float) -> None:
+    """What a bar of a step says when pointed at."""
+    said = f"{str(step).replace('_', ' ')}: {doing} {seconds(end - begin)}, from {seconds(begin)}"
+    drawing.says(bar, [said])
+
+
+def _setup_bar(ax: Axes, y: float, life: Mapping[str, Any], status: str, step: str) -> None:
     """The worker's start in the row of its agent; in the colour of failure if it ran out of memory."""
     begin = life["spawned_at_s"]
     end = life["ready_at_s"] if not math.isnan(life["ready_at_s"]) else life["stopped_at_s"]
     if math.isnan(begin) or math.isnan(end):
         return
     oom = status == Status.OOM
-    ax.barh(
+    (bar,) = ax.barh(
         y,
         end - begin,
         left=begin,
@@ -169,10 +179,12 @@ def _setup_bar(ax: Axes, y: float, life: Mapping[str, Any], status: str) -> None
         hatch="////" if oom else "",
         alpha=None if status != "cancelled" else 0.5,
     )
+    _lasts(bar, step, "starting", begin, end)
 
 
-def _waiting_bar(ax: Axes, y: float, begin: float, end: float) -> None:
-    ax.barh(y, end - begin, left=begin, height=0.3, color=WAITING, linewidth=0)
+def _waiting_bar(ax: Axes, y: float, begin: float, end: float, step: str) -> None:
+    (bar,) = ax.barh(y, end - begin, left=begin, height=0.3, color=WAITING, linewidth=0)
+    _lasts(bar, step, "waiting", begin, end)
 
 
 def _row_names(ax: Axes, names: Sequence[str], canvas: Canvas) -> None:

@@ -1,4 +1,5 @@
-"""results/report.html: one file that answers, then proves. No script, no network, no font of its own.
+"""results/report.html: one file that answers, then proves. No network, no font of its own; whole without its
+script.
 
 This module turns tables and figures into plain data for template.html.j2; the template has no logic but
 loops. Text of models and programs is made inert here and escaped there.
@@ -6,6 +7,8 @@ loops. Text of models and programs is made inert here and escaped there.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -62,7 +65,8 @@ ENGINE_NUMBERS = (
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure as the page shows it: two drawings of the same, one for each width."""
+    """A figure as the page shows it: two drawings of the same, one for each width. `mode` is the one that it
+    is about, if it is about one."""
 
     name: str
     question: str
@@ -71,6 +75,7 @@ class Figure:
     missing: str
     wide: Markup
     narrow: Markup
+    mode: str = ""
 
 
 def build(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Path) -> str:
@@ -100,6 +105,7 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
     thresholds = manifest.config.get("thresholds", {})
     here = cells.only(tables["summary"], setting)
     elsewhere = tables["summary"].drop(here.index)
+    script = (HERE / "page.js").read_text(encoding="utf-8")
     common = cells.common_workload(cells.only(trials, setting))
     grid = fits.feasibility(tables, kind)
     return {
@@ -109,6 +115,14 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
             f"@media (prefers-color-scheme:dark){{:root{{{palette.css(colours, 'dark')}}}}}"
             + (HERE / "style.css").read_text(encoding="utf-8")
         ),
+        "script": Markup(script),
+        "script_source": Markup(
+            f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+        ),
+        "modes": [
+            {"name": mode, "title": cells.mode_title(mode)}
+            for mode in dict.fromkeys(cells.in_order(trials)["mode"])
+        ],
         "lead": _lead(manifest, trials, kind),
         "setting": _setting_words(setting, cells.agreement(trials, setting)),
         "warnings": _warnings(trials),
@@ -164,7 +178,8 @@ def _figure(entry: Mapping[str, str], figures: Path) -> Figure:
         for suffix in ("", "-narrow")
     )
     said = [part for part in entry["description"].split("; ") if part]
-    return Figure(name, entry["question"], entry["caption"], said, entry["missing"], wide, narrow)
+    mode = name.removeprefix(TIMELINE.format(mode="")) if name.startswith(TIMELINE.format(mode="")) else ""
+    return Figure(name, entry["question"], entry["caption"], said, entry["missing"], wide, narrow, mode)
 
 
 def _lead(manifest: Manifest, trials: pd.DataFrame, kind: str) -> str:
