@@ -127,7 +127,7 @@ class Pair:
 
     @property
     def saved(self) -> stats.Estimate:
-        """1 - call_b / call_a, the share of a call that b saves: mean over repeats, Student's t interval."""
+        """1 - call_b / call_a, the share of a call that b saves: mean over repeats with its interval."""
         return stats.arithmetic_mean(list(self._saved().values()))
 
     @property

@@ -130,7 +130,7 @@ def pairs(rows: Iterable[Measured], ours: str, reference: str) -> list[tuple[Mea
 def ratio(
     claim: str, what: str, limit_pct: float | None, pairs: Iterable[tuple[float, float]], note: str = ""
 ) -> Verdict:
-    """Whether (measured, reference) differ by no more than the limit: the t interval on the log of the
+    """Whether (measured, reference) differ by no more than the limit: the interval on the log of the
     pairs' ratios lies inside it, and there are enough pairs. Without a limit it is only shown."""
     pairs = list(pairs)
     if not pairs:

@@ -1,6 +1,7 @@
 """`scripts/study.py`: repeats go up until intervals are narrow, and only new trials run."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -62,3 +63,22 @@ def test_a_wrong_config_is_named_and_nothing_runs(finished, tmp_path):
 def test_a_dry_run_is_refused_with_what_to_do_instead(finished):
     done = study(finished, "--dry-run")
     assert done.returncode == 2 and "snakemake -n" in done.stderr
+
+
+def test_a_killed_study_lets_the_running_trial_finish_and_starts_nothing_more(tmp_path, root):
+    """With a workflow of two jobs, of which the first waits to be let go on."""
+    (tmp_path / "config").symlink_to(root / "config")
+    os.mkfifo(tmp_path / "go")
+    (tmp_path / "Snakefile").write_text(
+        'rule second:\n    input: "first"\n    output: "second"\n    shell: "touch {output}"\n'
+        'rule first:\n    output: "first"\n    shell: "touch started; cat go; touch {output}"\n'
+    )
+    command = [sys.executable, root / "scripts/study.py", "--cores", "1"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as study:
+        go = (tmp_path / "go").open("w")  # opens once the job reads it
+        study.kill()
+        study.wait()
+        go.close()
+        study.stderr.read()  # ends with the last process that holds it
+    assert (tmp_path / "started").exists() and (tmp_path / "first").exists()
+    assert not (tmp_path / "second").exists()
