@@ -80,7 +80,8 @@ def seen(
     for attempt in attempts:
         trial = by_trial[attempt["trial_id"], attempt["host"]]
         key = tuple(trial[name] for name in GROUP)
-        here = found[key][int(attempt["gpus_used"])]
+        # A trial that was refused its start state used none.
+        here = found[key][int(attempt["gpus_used"] or trial["gpus"])]
         here.statuses.append(str(trial["status"] if attempt["last"] else attempt["status"]))
         place[attempt["trial_id"], attempt["host"], int(attempt["attempt"])] = here
     for oom in ooms:

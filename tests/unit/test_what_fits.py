@@ -115,6 +115,19 @@ def test_one_trial_of_many_that_failed_is_not_all_of_them(tmp_path):
     assert (row["outcome"], row["note"]) == (UNSETTLED, "1 of 2 failed, 1 of 2 worked")
 
 
+def test_a_trial_that_was_refused_its_start_counts_where_it_would_have_run():
+    trial = {
+        **dict.fromkeys(certificates.GROUP, "x"),
+        "gpus": 2,
+        "trial_id": "t",
+        "host": "x",
+        "status": "skipped",
+    }
+    attempt = {"trial_id": "t", "host": "x", "attempt": 1, "gpus_used": 0, "status": "skipped", "last": True}
+    ((_, by_gpus),) = certificates.seen([trial], [attempt], []).items()
+    assert by_gpus[2].statuses == ["skipped"] and not by_gpus[2].too_few
+
+
 def test_simulated_budgets_certify_nothing_and_judge_no_prediction(tmp_path):
     slots = made_trials.Costs(copy_mib=700.0, budget_mib=1500.0)
     found = study(tmp_path, PARALLEL, costs=slots, weights_mib=10.0)
