@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""Time and peak memory from many trials' files to the report: tables of 100, 1,000 and 10,000, then the page.
+"""Time and peak memory from many trials' files to the report: tables of 100, 1,000 and 10,000, then the page,
+and how it opens in a browser.
 
     python bench/aggregate.py [TRIALS ...]          default: 100 1000 10000
 
@@ -13,6 +14,8 @@ import json
 import os
 import platform
 import resource
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -58,6 +61,37 @@ def run(name: str, *words: str | Path) -> tuple[float, int]:
     return time.monotonic() - start, round(peak)
 
 
+def browse(page: Path, times: int = 5) -> dict[str, list[float]] | None:
+    """Milliseconds of Chromium (min, median, max): until the first paint, until the page is loaded and its
+    script has run, for sorting the first table and for switching a mode off, each until the next frame."""
+    from playwright.sync_api import sync_playwright
+
+    program = shutil.which("chromium")
+    if program is None:
+        return None
+    click = """selector => new Promise(done => {
+        const began = performance.now();
+        document.querySelector(selector).click();
+        requestAnimationFrame(() => setTimeout(() => done(performance.now() - began)));
+    })"""
+    seen: dict[str, list[float]] = {"first_paint_ms": [], "loaded_ms": [], "sort_ms": [], "filter_ms": []}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--headless", "--no-sandbox"])
+        for _ in range(times):
+            tab = browser.new_page()
+            tab.goto(page.as_uri())
+            tab.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
+            paint = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+            loaded = "performance.getEntriesByType('navigation')[0].loadEventEnd"
+            seen["first_paint_ms"].append(tab.evaluate(paint))
+            seen["loaded_ms"].append(tab.evaluate(loaded))
+            seen["sort_ms"].append(tab.evaluate(click, "thead button"))
+            seen["filter_ms"].append(tab.evaluate(click, "button[data-shows]"))
+            tab.close()
+        browser.close()
+    return {k: [round(f(v), 1) for f in (min, statistics.median, max)] for k, v in seen.items()}
+
+
 def main(counts: list[int]) -> None:
     results: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory(prefix="crewbench-") as scratch:
@@ -78,8 +112,11 @@ def main(counts: list[int]) -> None:
         )
         size = page.stat().st_size / 1e6
         print(f"{counts[-1]:>8,} trials: figures in {drawn:.1f} s, page in {written:.1f} s, {size:.2f} MB")
+        browsed = browse(page)
+        print(f"{'':>15} in Chromium, ms (min, median, max): {browsed or 'not installed'}")
     machine = {"cores": os.cpu_count(), "python": platform.python_version()}
     page_figures = {"figures_s": round(drawn, 2), "report_s": round(written, 2), "page_mb": round(size, 2)}
+    page_figures["browser"] = browsed
     print(json.dumps({"aggregate": results, "page": page_figures, "machine": machine}))
 
 
