@@ -18,7 +18,7 @@ export MPLCONFIGDIR := $(CURDIR)/$(VENV)/cache/matplotlib
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-serving install-ray install-vllm report study compare test check bench doctor schema lock clean
+.PHONY: help install install-serving install-ray install-slurm install-vllm report study compare test check bench doctor schema lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\)[a-z -]*:.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -30,6 +30,9 @@ install-serving: $(RUNTIME) ## what engine transformers-serve needs besides
 
 install-ray: $(RUNTIME) ## what mode actors needs besides
 	$(BIN)/python -m pip install --quiet --requirement envs/requirements-ray.txt
+
+install-slurm: $(RUNTIME) ## what a Slurm cluster needs besides (profiles/slurm)
+	$(BIN)/python -m pip install --quiet --requirement envs/requirements-slurm.txt
 
 install-vllm: ## vLLM, in an environment of its own
 	$(PYTHON) -m venv .venv-vllm

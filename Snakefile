@@ -7,9 +7,9 @@ from snakemake.utils import min_version
 
 min_version("9.27")
 sys.path.insert(0, f"{workflow.basedir}/scripts")
-from crewbench import code_hash, matrix, problems
+from crewbench import cluster, code_hash, matrix, problems
 from crewbench.progress import follow
-from crewbench.workflow import gpu_limit, register_limits, script, watch_me
+from crewbench.workflow import gpu_limit, register_limits, script, slurm_extra, watch_me
 
 watch_me()
 with problems.or_exit():
@@ -21,8 +21,9 @@ configfile: "config/config.yaml"
 
 with problems.or_exit():
     MATRIX = matrix.plan(config, files=workflow.configfiles, limit=gpu_limit(workflow))
-register_limits(workflow, MATRIX)
-follow(workflow, MATRIX)
+    CLUSTER = cluster.enter(workflow, MATRIX)
+register_limits(workflow, MATRIX, CLUSTER)
+follow(workflow, MATRIX, CLUSTER)
 
 
 include: "workflow/rules/model.smk"

@@ -65,7 +65,8 @@ SETS = {
     "requirements": (),
     "requirements-serving": ("requirements",),
     "requirements-ray": ("requirements",),
-    "requirements-dev": ("requirements", "requirements-serving", "requirements-ray"),
+    "requirements-slurm": ("requirements",),
+    "requirements-dev": ("requirements", "requirements-serving", "requirements-ray", "requirements-slurm"),
 }
 """What is locked, and on which sets each is built. vLLM's list is kept by hand: it wants another torch."""
 

@@ -74,6 +74,19 @@ def gpus() -> Iterator[Finding]:
         yield Finding("note", "GPU", f"{why}; CPU slots with a simulated budget take a GPU's place")
 
 
+def slurm() -> Iterator[Finding]:
+    from crewbench import cluster
+    from crewbench.problems import ConfigError
+
+    if shutil.which("sbatch") is None:
+        return
+    try:
+        cluster.check_versions()
+        yield Finding("ok", "Slurm", "jobs can be submitted with profiles/slurm (docs/cluster.md)")
+    except ConfigError as error:
+        yield Finding("note", "Slurm", f"no jobs can be submitted: {'; '.join(map(str, error.problems))}")
+
+
 def study() -> Iterator[Finding]:
     from crewbench.config import load
     from crewbench.matrix import build
@@ -89,7 +102,7 @@ def study() -> Iterator[Finding]:
 
 def main() -> int:
     worst = 0
-    for check in (interpreter, packages, machine, gpus, study):
+    for check in (interpreter, packages, machine, gpus, slurm, study):
         try:
             for finding in check():
                 print(f"{finding.state:<8} {finding.what:<9} {finding.said}")

@@ -73,7 +73,7 @@ def of_arguments(args: argparse.Namespace) -> tuple[Check, Path, float]:
 def body(args: argparse.Namespace, scratch: Path) -> int:
     from crewbench import matrix, provenance, quality
     from crewbench.checkpoint.files import CheckpointError
-    from crewbench.devices.inventory import DeviceError, list_devices
+    from crewbench.devices.inventory import DeviceError, usable
     from crewbench.devices.lease import lease
     from crewbench.execute.surroundings import enter
     from crewbench.observation import measure
@@ -84,7 +84,7 @@ def body(args: argparse.Namespace, scratch: Path) -> int:
         check, model, times = of_matrix(args) if args.matrix else of_arguments(args)
         (args.out / quality.RECORD).unlink(missing_ok=True)  # a check that is being made is not done
         memory_mib = quality.SLOT_MIB if check.device_kind == "slot" else None
-        devices = list_devices(check.device_kind, check.devices, memory_mib)
+        devices = usable(check.device_kind, check.devices, check.devices, memory_mib)
         with lease(devices, check.devices, check.exclusive, holder=check.check_id) as leased:
             found = measure(check, model, leased.devices, scratch)
     except (DeviceError, CheckpointError, ConfigError, matrix.MatrixError) as error:

@@ -265,6 +265,12 @@ class Variant(Section):
         "(null: 1; `gpus` must be a multiple)",
     )
 
+    allocation: Literal["trial", "attempt"] | None = Field(
+        None,
+        description="on a cluster, for a mode with several attempts: trial (one for all of them, what null "
+        "means) or attempt (a larger one for each, asked for after the one before ran out of memory)",
+    )
+
     @property
     def options(self) -> dict[str, Any]:
         return self.model_dump(exclude_none=True)

@@ -34,6 +34,7 @@ EXTRAS = {
         Extra("serving", ("fastapi", "uvicorn")),
         Extra("vllm", ("vllm",), own_venv=True),
         Extra("ray", ("ray",)),
+        Extra("slurm", ("snakemake_executor_plugin_slurm",)),
     )
 }
 

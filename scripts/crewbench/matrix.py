@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from crewbench.problems import ConfigError, Problem, read_yaml
 from crewbench.quality import Check, conversations
 from crewbench.records import canonical_json
 from crewbench.runners import RUNNERS
-from crewbench.trial import AgentSpec, Cell, Spec, TaskSpec
+from crewbench.trial import ALLOCATION, AgentSpec, Cell, Spec, TaskSpec
 
 RESULTS = "results"
 MANIFEST = f"{RESULTS}/matrix.json"
@@ -46,7 +46,7 @@ HOST = 100
 """All of a host, in the resource `host`: what an exclusive trial asks for."""
 
 
-GENERAL_OPTIONS = {"memory_mib", "length", "output_tokens"}
+GENERAL_OPTIONS = {"memory_mib", "length", "output_tokens", ALLOCATION}
 """Variant options that mean something to every engine: the Spec holds what they say."""
 
 
@@ -249,6 +249,8 @@ def skip_reason(cell: Cell, device_kind: str) -> str | None:
     if device_kind not in engine.device_kinds:
         return f"engine {cell.engine} needs a GPU"
     attempts = list(mode.attempts(cell))
+    if cell.allocation_each and len(attempts) == 1:
+        return "it has one attempt, and an allocation for each attempt is the same as one for the trial"
     workers = [worker for deployment in attempts for worker in deployment.workers]
     runners = {w.runner: RUNNERS[w.runner] for w in workers}
     for name, runner in runners.items():
@@ -446,9 +448,31 @@ class Matrix:
         """Eight hex digits that change when, and only when, the trial's mode makes other Deployments."""
         return hashlib.sha256(repr(self.attempts(trial_id)).encode()).hexdigest()[:8]
 
+    def kept_dir(self, trial_id: str, code: str) -> str:
+        """Where a trial whose attempts have an allocation each keeps those that are over: by all that they
+        were measured with, so that no other code or config ever joins them."""
+        return f"{RESULTS}/allocations/{trial_id}/{self.trial(trial_id).spec8}-{code}"
+
+    def gpus_next(self, trial_id: str, code: str, root: Path = Path()) -> int:
+        """How many devices the trial's next allocation needs: the cell's, or its first attempt's of those
+        that are not kept."""
+        trial, attempts = self.trial(trial_id), self.attempts(trial_id)
+        if not trial.cell.allocation_each:
+            return trial.cell.gpus
+        place = root / self.kept_dir(trial_id, code)
+        over = next(n for n in count() if not (place / str(n + 1) / "trial.json").exists())
+        return len(attempts[min(over, len(attempts) - 1)].devices)
+
+    @property
+    def further_allocations(self) -> int:
+        """How many allocations a trial may ask for after its first, at most."""
+        attempts = (len(self.attempts(t.trial_id)) for t in self if t.cell.allocation_each)
+        return max(attempts, default=1) - 1
+
     def resources(self, trial_id: str) -> dict[str, int]:
-        """What the workflow reserves for a trial: gpu (devices), host (of 100), mem_mb (of the host's
-        memory), runtime (minutes, generous: a trial ends by its own timeouts), cores."""
+        """What the workflow reserves for a trial: gpu (devices), host (of 100), mem_mb (of the host's memory,
+        the weights in the page cache among it: a cluster counts that too), runtime (minutes, generous: a
+        trial ends by its own timeouts), cores."""
         trial = self.trial(trial_id)
         plan, slots = self._plan(trial.cell), self.devices.kind == "slot"
         copies = max(len(d.workers) for d in plan.attempts)
@@ -456,7 +480,7 @@ class Matrix:
         return {
             "gpu": trial.cell.gpus,
             "host": HOST if self.config.exclusive else 1,
-            "mem_mb": 1500 + copies * per_copy,
+            "mem_mb": 1500 + self.model.weights_mib + copies * per_copy,
             "runtime": 15 + math.ceil(self.estimated_s(trial_id) * 5 / 60),
             "cores": max(1, copies * self.config.threads_per_worker),
         }

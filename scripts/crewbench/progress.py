@@ -42,7 +42,8 @@ class Progress:
     """The trials of one call. Instants are seconds on one clock.
 
     `to_run` are the ids of those that will run, `known` the records of trials that ran before. `limits` are
-    the workflow's resources `gpu` and `host`: how much may run at once.
+    the workflow's resources `gpu` and `host`: how much may run at once. `cluster_jobs` is how many jobs a
+    cluster is given at once, None without one: how long they wait there, nobody here can say.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class Progress:
         to_run: Iterable[str],
         known: Mapping[str, Mapping[str, Any]],
         limits: Mapping[str, int] | None = None,
+        cluster_jobs: int | None = None,
     ) -> None:
+        self._cluster_jobs = cluster_jobs
         limits = {"gpu": matrix.devices.count, "host": HOST, **(limits or {})}
         self._matrix = matrix
         self._left = dict.fromkeys(to_run)
@@ -93,11 +96,11 @@ class Progress:
         """What will run and for how long, or nothing where no trial will."""
         if not self._all:
             return ""
+        to_run = f"{count(self._all, 'trial')} to run ({self._before:,} done before)"
+        if self._cluster_jobs is not None:
+            return f"{to_run}, at most {count(self._cluster_jobs, 'Slurm job')} at once"
         noun = "GPU" if self._matrix.devices.kind == "gpu" else "CPU slot"
-        return (
-            f"{count(self._all, 'trial')} to run ({self._before:,} done before), "
-            f"about {in_words(self.left_s(0.0))} on {count(self._gpus, noun)}"
-        )
+        return f"{to_run}, about {in_words(self.left_s(0.0))} on {count(self._gpus, noun)}"
 
     def started(self, trial_id: str, now_s: float) -> None:
         self._began_s = now_s if self._began_s is None else self._began_s
@@ -116,6 +119,8 @@ class Progress:
         text = f"{self._all - len(self._left):,} of {count(self._all, 'trial')} done"
         if bad:
             text += f" ({bad})"
+        if self._left and self._cluster_jobs is not None:
+            return text
         if self._left:
             return f"{text}, about {in_words(self.left_s(now_s))} left"
         return f"{text} in {in_words(now_s - (now_s if self._began_s is None else self._began_s))}"
@@ -167,7 +172,7 @@ class Follower(logging.Handler):
         self._say(self._progress.ended(trial_id, found, time.monotonic()))
 
 
-def follow(workflow: Any, matrix: Matrix) -> None:
+def follow(workflow: Any, matrix: Matrix, on_cluster: bool = False) -> None:
     """Tell the user of this Snakemake call, in its own log, how long its trials will take and what is left.
 
     For the call that a person made, dry or not; the calls that Snakemake makes of itself, on a cluster's
@@ -180,7 +185,8 @@ def follow(workflow: Any, matrix: Matrix) -> None:
         dag = workflow.dag
         jobs = {dag.jobid(job): job.wildcards.trial for job in dag.needrun_jobs() if job.rule.name == "trial"}
         limits = {name: r.value for name, r in workflow.global_resources.items() if name in ("gpu", "host")}
-        return Progress(matrix, jobs.values(), done(matrix), limits), jobs
+        cluster_jobs = workflow.nodes if on_cluster else None
+        return Progress(matrix, jobs.values(), done(matrix), limits, cluster_jobs), jobs
 
     def say(text: str) -> None:
         logger.info(f"crewbench: {text}", extra={"quietness": Quietness.PROGRESS})

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import socket
 import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from crewbench.devices import allocation
 
 PACKAGES = (
     "torch",
@@ -27,7 +28,7 @@ PACKAGES = (
 
 def host() -> str:
     """This host's name, as every row carries it."""
-    return socket.gethostname()
+    return allocation.host()
 
 
 def environment(root: Path) -> dict[str, Any]:

@@ -328,6 +328,8 @@ def trial_row(
         "steps_failed": sum(a.status != Status.OK for a in steps),
         "output_tokens_per_round": max(tokens, default=None),
         "started_wall": _wall(record.get("anchor") or {}),
+        "allocations": len(record.get("allocations") or []),
+        "slurm_queue_s": _queued(record),
         "zygote_s": record.get("zygote_s"),
         "runner_s": record.get("runner_s"),
         "samples": sampler.get("samples"),
@@ -430,6 +432,13 @@ def _decode_limit(trial: Trial, devices: Iterable[Mapping[str, Any]]) -> float |
 
 def _spans(steps: Iterable[AgentRow]) -> list[metrics.Span]:
     return [(a.started_at_s, a.ended_at_s) for a in steps if None not in (a.started_at_s, a.ended_at_s)]
+
+
+def _queued(record: Mapping[str, Any]) -> float | None:
+    """Seconds that the trial's allocations waited in Slurm's queue; None without one, or where Slurm did not
+    say."""
+    waited = [allocation.get("queue_s") for allocation in record.get("allocations") or []]
+    return sum(waited) if waited and None not in waited else None
 
 
 def device_rows(trial: Trial) -> list[dict[str, Any]]:

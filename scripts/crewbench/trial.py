@@ -8,6 +8,12 @@ from typing import Any
 
 from crewbench.records import canonical_json
 
+ALLOCATION = "allocation"
+"""The variant option that says what gets an allocation of a cluster: the trial, or each of its attempts."""
+
+MORE = "more"
+"""The file that lies beside kept attempts while the next allocation is wanted: a sentence that says why."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -20,6 +26,11 @@ class Cell:
     start: str
     variant: str = "base"
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def allocation_each(self) -> bool:
+        """Whether each attempt runs in an allocation of its own."""
+        return self.options.get(ALLOCATION) == "attempt"
 
     def trial_id(self, repeat: int) -> str:
         size = f"{self.mode}__g{self.gpus}__a{self.agents}"

@@ -30,9 +30,17 @@ def gpu_limit(workflow) -> int | None:
     return limits["gpu"].value if "gpu" in limits else None
 
 
-def register_limits(workflow, matrix: Matrix) -> None:
-    """Limits that must hold. Without `--resources gpu=` Snakemake has no limit at all, and with it, it
-    drops those of a profile. Only a limit that nobody gave is set here: a cluster gives its own."""
+def register_limits(workflow, matrix: Matrix, cluster: bool) -> None:
+    """Limits that must hold on one host: without `--resources gpu=` Snakemake has none at all, and with it,
+    it drops those of a profile. Only one that nobody gave is set here. A cluster has its own."""
+    if cluster:
+        return
     for resource, most in {"gpu": matrix.devices.count, "host": HOST}.items():
         if resource not in workflow.global_resources:
             workflow.register_resource(resource, most)
+
+
+def slurm_extra(matrix: Matrix) -> str:
+    """What an exclusive trial asks of Slurm besides: a node to itself. On one host the resource `host` keeps
+    it alone."""
+    return "--exclusive" if matrix.config.exclusive else ""

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 
 FILES = (
     *("requirements.txt", "requirements-serving.txt", "requirements-ray.txt"),
-    *("requirements-vllm.txt", "requirements-dev.txt"),
+    *("requirements-slurm.txt", "requirements-vllm.txt", "requirements-dev.txt"),
 )
 
 
@@ -51,12 +51,14 @@ def test_every_import_of_the_project_is_a_direct_requirement(root):
             "requirements.in",
             "requirements-serving.in",
             "requirements-ray.in",
+            "requirements-slurm.in",
             "requirements-dev.in",
         )
         for pin in pins(root / "envs" / name)
     }
     # These come with a direct requirement and are only used together with it.
     named |= {"pydantic-core", "packaging", "jsonschema", "crewai-core", "markupsafe"}
+    named |= {"snakemake-interface-executor-plugins"}
     folders = [root / "scripts", root / "tests", root / "envs", root / "bench"]
     sources = [path for folder in folders for path in folder.rglob("*.py")]
     own = {path.stem for path in sources} | {"crewbench"}

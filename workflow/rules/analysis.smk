@@ -2,6 +2,12 @@
 # manifest: ten thousand names do not fit a command line.
 
 
+# Where a cluster runs the trials, what shows them still runs here.
+localrules:
+    tables,
+    figures,
+
+
 rule tables:
     input:
         # Every file: one that is missing is measured again, and one that was altered is read again, and found.

@@ -23,6 +23,8 @@ rule quality:
         host=lambda wildcards: MATRIX.check_resources(wildcards.check)["host"],
         mem_mb=lambda wildcards: MATRIX.check_resources(wildcards.check)["mem_mb"],
         runtime=lambda wildcards: MATRIX.check_resources(wildcards.check)["runtime"],
+        nodes=1,
+        slurm_extra=slurm_extra(MATRIX),
     params:
         matrix=matrix.MANIFEST,
         dir=lambda wildcards, output: os.path.dirname(output.record),

@@ -1,6 +1,10 @@
 # The one page that answers the question.
 
 
+localrules:
+    report,
+
+
 rule report:
     input:
         tables=rules.tables.output,

@@ -27,21 +27,28 @@ rule trial:
     log:
         "results/logs/trial/{trial}/{spec}.log",
     priority: lambda wildcards: MATRIX.trial(wildcards.trial, wildcards.spec).priority
-    # A second try would hide that the first one failed.
-    retries: 0
+    # A second try would hide that the first one failed. On a cluster a trial may ask for a larger allocation,
+    # and slurm_executor.py lets nothing else count as a reason; its own call inside the old one has none.
+    retries: MATRIX.further_allocations if CLUSTER else 0
     conda:
         "../../envs/crewbench.yaml"
     # Cores that the scheduler sets aside; a trial's own threads are in its Spec.
     threads: lambda wildcards: MATRIX.resources(wildcards.trial)["cores"]
     # The number of devices comes from the cell: Snakemake silently cuts a resource to its limit.
     resources:
-        gpu=lambda wildcards: MATRIX.resources(wildcards.trial)["gpu"],
+        gpu=lambda wildcards, attempt: MATRIX.gpus_next(wildcards.trial, MEASURING_CODE),
         host=lambda wildcards: MATRIX.resources(wildcards.trial)["host"],
         mem_mb=lambda wildcards: MATRIX.resources(wildcards.trial)["mem_mb"],
         runtime=lambda wildcards: MATRIX.resources(wildcards.trial)["runtime"],
+        nodes=1,
+        slurm_extra=slurm_extra(MATRIX),
     params:
         matrix=matrix.MANIFEST,
         dir=lambda wildcards, output: os.path.dirname(output.record),
+        kept=lambda wildcards: MATRIX.kept_dir(wildcards.trial, MEASURING_CODE),
         code=lambda wildcards: f"{MEASURING_CODE}-{MATRIX.deployments8(wildcards.trial)}",
     shell:
-        script("trial", "--matrix {params.matrix} --trial {wildcards.trial} --out {params.dir}")
+        script(
+            "trial",
+            "--matrix {params.matrix} --trial {wildcards.trial} --out {params.dir} --kept {params.kept}",
+        )

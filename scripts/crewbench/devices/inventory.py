@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from crewbench.devices import allocation
+from crewbench.devices.allocation import Allocation
+
 MIB = 2**20
 
 
@@ -107,6 +110,42 @@ def slots(count: int, memory_mib: float | None) -> tuple[Device, ...]:
     return tuple(Device(f"slot-{i}", i, "slot", "CPU slot", memory_mib) for i in range(count))
 
 
+def usable(kind: str, here: int | None, wanted: int, memory_mib: float | None) -> tuple[Device, ...]:
+    """What a trial that wants so many devices may lease them from: those of the allocation that was made for
+    it, or else the first `here` of this host (None: all). Raises as list_devices does."""
+    given = allocation.current()
+    if given is None:
+        return list_devices(kind, here, memory_mib)
+    return allocated(given, kind, wanted, memory_mib)
+
+
+def allocated(given: Allocation, kind: str, count: int, memory_mib: float | None) -> tuple[Device, ...]:
+    """The devices of an allocation that was made for one trial, which wants `count` of them: all of them.
+
+    A CPU slot takes a GPU's place here too: slot i is the node's GPU i, so that Slurm shares out slots as it
+    does GPUs. Where a trial on slots asked Slurm for no GPU, it has slots of its own. TooFewDevices or
+    DeviceError when Slurm gave another number than was asked for.
+    """
+    if given.devices is None:
+        if kind == "slot":
+            return slots(count, memory_mib)
+        raise NoDevices(
+            f"the trial's cell wants {_devices_in_words(count)} and Slurm job {given.job_id} holds no GPU of "
+            f"node {given.node}: let the profile not change the trial's resource `gpu`"
+        )
+    if len(given.devices) != count:
+        wrong = TooFewDevices if len(given.devices) < count else DeviceError
+        raise wrong(
+            f"the trial's cell wants {_devices_in_words(count)} and Slurm job {given.job_id} holds "
+            f"{len(given.devices)} on node {given.node} (CUDA_VISIBLE_DEVICES={given.visible!r}): let the "
+            "profile not change the trial's resource `gpu`, and not ask for GPUs in slurm_extra"
+        )
+    if kind == "slot":
+        numbered = slots(max(map(int, given.devices)) + 1, memory_mib)
+        return tuple(numbered[int(i)] for i in given.devices)
+    return list_devices(kind, count, memory_mib)
+
+
 def select(gpus: Sequence[Gpu], visible: str | None) -> tuple[Device, ...]:
     """Which of the host's GPUs CUDA would show under this CUDA_VISIBLE_DEVICES, in its order.
 
@@ -146,6 +185,10 @@ def _named(gpus: Sequence[Gpu], entry: str) -> Device:
             f"name one of {', '.join(d.uuid for d in found[0].instances) or 'none (create one first)'}"
         )
     return found[0].device
+
+
+def _devices_in_words(count: int) -> str:
+    return "1 device" if count == 1 else f"{count} devices"
 
 
 def _gpus_in_words(count: int) -> str:

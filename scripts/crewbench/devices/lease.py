@@ -13,7 +13,6 @@ import fcntl
 import json
 import os
 import select
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from crewbench.devices import allocation
 from crewbench.devices.inventory import Device, TooFewDevices
 
 # Waiting is blocking, on inotify. The kernel announces a closed file just before it drops its lock, and
@@ -104,7 +104,7 @@ def lease(
     if not 1 <= count <= len(devices):
         raise TooFewDevices(f"{count} devices to lease of {len(devices)}: ask for 1 to {len(devices)}")
     began = time.monotonic()
-    place, host = directory(), socket.gethostname()
+    place, host = directory(), allocation.host()
     waiter = _Waiter(place, host, None if deadline_s is None else began + deadline_s)
     held: list[int] = []
     try:

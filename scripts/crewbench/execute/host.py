@@ -18,9 +18,9 @@ from typing import Any
 from crewbench import modes, provenance
 from crewbench.checkpoint import files, footprint, manifest, stage
 from crewbench.deployment import Deployment
-from crewbench.devices import bandwidth, nvml, sampler
+from crewbench.devices import allocation, bandwidth, nvml, sampler
 from crewbench.devices.ballast import Ballast, ballasts
-from crewbench.devices.inventory import Device, DeviceError, list_devices
+from crewbench.devices.inventory import Device, DeviceError, usable
 from crewbench.devices.lease import lease
 from crewbench.engines import ENGINES, compile_cache
 from crewbench.engines.compile_cache import CompileCache
@@ -45,8 +45,16 @@ MIB = 2**20
 MEMORY_FREE_S = 60.0
 
 
-def run_trial(spec: Spec, out: Path, scratch: Path, root: Path, stage_in: Path | None = None) -> Status:
-    """Run the trial and write its files into `out`, trial.json last. Returns the trial's status.
+def run_trial(
+    spec: Spec,
+    out: Path,
+    scratch: Path,
+    root: Path,
+    stage_in: Path | None = None,
+    only: int | None = None,
+) -> Status:
+    """Run the trial, or the attempt number `only` of it on as many devices as that one takes, and write its
+    files into `out`, trial.json last. Returns the status.
 
     `stage_in` is this host's directory for the checkpoint's copy, if it is to have one.
 
@@ -75,9 +83,10 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path, stage_in: Path |
 
     taints: list[str] = []
     with ExitStack() as held:
-        all_devices = list_devices(spec.device_kind, spec.device_count, spec.memory_mib)
+        wanted = cell.gpus if only is None else len(attempts[only - 1].devices)
+        all_devices = usable(spec.device_kind, spec.device_count, wanted, spec.memory_mib)
         leased = held.enter_context(
-            lease(all_devices, cell.gpus, exclusive_host=spec.exclusive, holder=spec.trial_id)
+            lease(all_devices, wanted, exclusive_host=spec.exclusive, holder=spec.trial_id)
         )
         # The host is this trial's now: copying would disturb another that is being measured.
         staged = None if stage_in is None else stage.stage(model, model_dir, stage_in)
@@ -148,11 +157,12 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path, stage_in: Path |
         workers: set[int] = set()
         try:
             (files.warm if start.cached else files.evict)(weight_files)
-            records = execute(attempts, bench)
+            records = execute(attempts, bench, only)
             # A cluster that was there before starts workers too: they do not descend from this trial.
             workers = {row.pid for row in records.workers if row.pid is not None}
         except files.PageCacheError as error:
-            records = refused(attempts[0], spec, str(error), time.monotonic() - zero_s)
+            first = only or 1
+            records = refused(attempts[first - 1], spec, str(error), time.monotonic() - zero_s, first)
         finally:
             lost = [uuid for uuid, b in ballast.items() if not b.alive]
             sampled = sampling.stop([*(b.pid for b in ballast.values() if b.pid), *workers])
@@ -219,6 +229,7 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path, stage_in: Path |
             "compile_cache": compiled.record(),
             "random_weights": model.random_weights,
             "lease_waited_s": leased.waited_s,
+            "allocations": in_allocations(leased.devices),
             "zygote_s": next((r.zygote_s for r in runners.values() if r.zygote_s is not None), None),
             "runner_s": next((r.runner_s for r in runners.values() if r.runner_s is not None), None),
             "sampler": sampled,
@@ -228,6 +239,16 @@ def run_trial(spec: Spec, out: Path, scratch: Path, root: Path, stage_in: Path |
         },
     )
     return status
+
+
+def in_allocations(devices: Sequence[Device]) -> list[dict[str, Any]]:
+    """What trial.json says of the allocations that the trial ran in, none outside a cluster: job, node,
+    devices, and the time in the queue, which is no part of any round."""
+    given = allocation.current()
+    if given is None:
+        return []
+    where = {"job_id": given.job_id, "host": given.node, "devices": [d.uuid for d in devices]}
+    return [where | allocation.waited(given.job_id)]
 
 
 def count_own_tokens(records: Records, spec: Spec, model: Path) -> None:
@@ -282,7 +303,7 @@ def compiled_before(
     return compile_cache.at(compile_cache.KEPT / name)
 
 
-def refused(deployment: Deployment, spec: Spec, reason: str, at_s: float) -> Records:
+def refused(deployment: Deployment, spec: Spec, reason: str, at_s: float, attempt: int) -> Records:
     """The records of a trial whose start state could not be had: every step skipped, and why."""
     records = Records()
     for step in deployment.steps:
@@ -290,7 +311,7 @@ def refused(deployment: Deployment, spec: Spec, reason: str, at_s: float) -> Rec
             AgentRow(
                 round=0,
                 phase="cold",
-                attempt=1,
+                attempt=attempt,
                 step=step.name,
                 agent=spec.agents[step.agent].name,
                 worker=step.workers[0],
@@ -299,7 +320,7 @@ def refused(deployment: Deployment, spec: Spec, reason: str, at_s: float) -> Rec
                 error=reason,
             )
         )
-    records.rounds.append(RoundRow(0, "cold", 1, 0, at_s, at_s, 0.0, status=Status.SKIPPED))
+    records.rounds.append(RoundRow(0, "cold", attempt, 0, at_s, at_s, 0.0, status=Status.SKIPPED))
     return records
 
 

@@ -179,11 +179,14 @@ class _StepState:
     lost_tokens: int | None = 0
 
 
-def execute(attempts: Iterable[Deployment], bench: Bench) -> Records:
-    """Run the attempts in order until one has no out-of-memory in any of its rounds."""
+def execute(attempts: Iterable[Deployment], bench: Bench, only: int | None = None) -> Records:
+    """Run the attempts in order until one has no out-of-memory in any of its rounds; or that number `only`,
+    as it would run among the others."""
     records = Records()
     todo = list(attempts)
     for number, deployment in enumerate(todo, 1):
+        if only not in (None, number):
+            continue
         attempt = _Attempt(number, deployment, bench, records, more_follow=number < len(todo))
         if any(attempt.run_round(*which) for which in bench.rounds):
             attempt.record_workers()

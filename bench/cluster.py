@@ -1,0 +1,111 @@
+#!/usr/bin/env python
+"""What submitting through Slurm adds to each trial: toy trials of no work, on a private Slurm and here.
+
+    python bench/cluster.py [TRIALS]          default: 1000 (half an hour on two cores)
+
+Both go through the same rules. A toy trial takes devices and leases and writes its files; what is
+left is Snakemake, the plugin, Slurm and starting Python. Needs slurmctld and munged. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / path) for path in ("scripts", "tests", "tests/workflow", "tests/slurm")]
+
+from cluster_study import ClusterStudy  # noqa: E402  the paths above come first
+from private_slurm import PrivateSlurm  # noqa: E402
+
+AT_ONCE = 100
+
+
+def study(repeats: int) -> dict[str, object]:
+    """Trials with one device each, which share nodes."""
+    return {
+        "repeats": repeats,
+        "warm_rounds": 0,
+        "exclusive": False,
+        "runs": [{"mode": "shared", "agents": 2}],
+    }
+
+
+def on_cluster(cluster: PrivateSlurm, place: Path, trials: int) -> dict[str, float]:
+    """Wall seconds, and what Slurm says of the jobs (whole seconds)."""
+    made = ClusterStudy(cluster, place, study(trials), toys=True)
+    began = time.monotonic()
+    ended = made.run("--until", "trial")
+    wall = time.monotonic() - began
+    if ended.code:
+        raise SystemExit(ended.text)
+    jobs = [job for job in made.jobs().values() if "/rule_trial/" in job["StdOut"]]
+    spans = [(int(job["SubmitTime"]), int(job["EndTime"])) for job in jobs]
+    held = [int(job["EndTime"]) - int(job["StartTime"]) for job in jobs]
+    submitting = max(begin for begin, _ in spans) - min(begin for begin, _ in spans)
+    return {
+        "trials": trials,
+        "wall_s": round(wall, 1),
+        "wall_s_per_trial": round(wall / trials, 2),
+        "most_jobs_at_once": max(sum(begin <= at < end for begin, end in spans) for at, _ in spans),
+        "slot_held_s_median": statistics.median(held),
+        "submitting_s": submitting,
+    }
+
+
+def sbatch_s(cluster: PrivateSlurm, times: int = 20) -> float:
+    """Median seconds of a bare `sbatch` of nothing."""
+    taken = []
+    for _ in range(times):
+        began = time.monotonic()
+        cluster.run("sbatch", "--output=/dev/null", "--wrap=true")
+        taken.append(time.monotonic() - began)
+    return statistics.median(taken)
+
+
+def on_host(cluster: PrivateSlurm, place: Path, trials: int) -> float:
+    """Wall seconds of the same trials without Slurm."""
+    made = ClusterStudy(cluster, place, study(trials), toys=True)
+    command = [sys.executable, "-m", "snakemake", "--cores", "all", "--configfile", "study.json"]
+    began = time.monotonic()
+    subprocess.run(
+        [*command, "--until", "trial"],
+        cwd=place,
+        env=made.environment,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    return time.monotonic() - began
+
+
+def main(trials: int) -> None:
+    lacking = [name for name in ("slurmctld", "munged") if shutil.which(name) is None]
+    if lacking:
+        print(f"not measured: {', '.join(lacking)} not installed")
+        return
+    with tempfile.TemporaryDirectory(prefix="crewbench-bench-") as scratch:
+        cluster = PrivateSlurm(Path(scratch) / "slurm")
+        try:
+            bare = sbatch_s(cluster)
+            found = on_cluster(cluster, Path(scratch) / "submitted", trials)
+            here = on_host(cluster, Path(scratch) / "here", trials)
+        finally:
+            cluster.stop()
+    found |= {"sbatch_s": round(bare, 3), "host_wall_s_per_trial": round(here / trials, 2)}
+    for name, value in found.items():
+        print(f"{name:>24} {value}")
+    machine = {"cores": os.cpu_count(), "python": platform.python_version()}
+    print(json.dumps({"cluster": found, "machine": machine}))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)

@@ -1,0 +1,230 @@
+"""Snakemake's Slurm plugin with its faults mended, for the versions that cluster.VERSIONS names.
+
+    where the plugin                                               here
+    forgets its jobs after five failed queries, and hangs          they are asked for again
+    takes sacct's "CANCELLED by 0" for a running job, and hangs    the first word counts
+    asks less and less often, up to every three minutes            every `seconds-between-status-checks`
+    fails all jobs that it submits while the controller is away    waits for the controller
+    fails a job that Slurm puts back into its queue just then      a failure must last
+    waits for ever for a job that Slurm has forgotten              what the job wrote says how it ended
+    misses jobs on Ctrl-C that it asks for or submits just then    all of the call's jobs are cancelled
+    takes SLURM_CONF from the srun that starts a job's work        it stays
+    tells one word of why a job failed                             Slurm's own words follow
+
+It imports the plugin: only what uses it imports this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import threading
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import snakemake_executor_plugin_slurm as plugin
+import snakemake_executor_plugin_slurm_jobstep as step_plugin
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
+
+from crewbench.devices import allocation
+from crewbench.trial import MORE
+
+FORGOTTEN_S = 120.0
+"""How long Slurm may answer queries without a word of a job before it counts as lost. A controller that comes
+back knows its jobs at once."""
+FAILURES = ("BOOT_FAIL", "CANCELLED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT", "ERROR")
+LASTING_S = 3.0
+"""How long a job must have been seen failed to count as such."""
+AWAY_S = 5.0
+"""How long to wait before looking again for a controller that does not answer."""
+SAID = ("JobState", "Reason", "ExitCode", "NodeList", "RunTime", "TimeLimit")
+"""What Slurm is quoted with, of a job that failed."""
+WORDS = re.compile(r"^(?:slurmstepd|srun)\S*: error: .+", re.MULTILINE)
+"""What Slurm's own programs complain of in a job's log."""
+
+
+def mend() -> None:
+    """Let this process use what is here instead of the plugins' own."""
+    ExecutorPluginRegistry().get_plugin("slurm").executor = Executor
+    plugin.query_job_status = query_job_status
+    plugin.get_min_job_age = min_job_age
+    step_plugin.subprocess = SimpleNamespace(Popen=popen_with_conf, PIPE=subprocess.PIPE)
+
+
+def popen_with_conf(*words: Any, env: dict[str, str], **options: Any) -> subprocess.Popen[str]:
+    """The job step's srun, told where Slurm's configuration is as the job itself was."""
+    conf = {"SLURM_CONF": os.environ["SLURM_CONF"]} if "SLURM_CONF" in os.environ else {}
+    return subprocess.Popen(*words, env=env | conf, **options)
+
+
+_min_job_age = plugin.get_min_job_age
+_min_job_age_s: int | None = None
+
+
+def min_job_age() -> int | None:
+    """How long the controller remembers ended jobs, in seconds: as it said when it last answered. The plugin
+    asks each time, and turns to sacct when there is no answer."""
+    global _min_job_age_s
+    _min_job_age_s = _min_job_age() or _min_job_age_s
+    return _min_job_age_s
+
+
+_query = plugin.query_job_status
+_states: dict[str, str] | None = None
+"""What the last query said of each job; None where it was not answered."""
+
+
+async def query_job_status(command: str, logger: Any) -> tuple[dict[str, str] | None, float | None]:
+    """The plugin's query, with one word for each job's state."""
+    global _states
+    states, seconds = await _query(command, logger)
+    if states is not None:
+        states = lasting({j: s.split()[0] if s else s for j, s in states.items()}, _failing, time.monotonic())
+    _states = states
+    return states, seconds
+
+
+_failing: dict[str, float] = {}
+
+
+def lasting(states: dict[str, str], failing: dict[str, float], now_s: float) -> dict[str, str]:
+    """The states of jobs, without failures that have not lasted: a job that Slurm puts back into its queue
+    reads as failed for a moment. `failing` holds since when each job has been seen failed."""
+    found = {}
+    for job, state in states.items():
+        if state not in FAILURES:
+            failing.pop(job, None)
+        elif now_s - failing.setdefault(job, now_s) < LASTING_S:
+            state = "COMPLETING"
+        found[job] = state
+    return found
+
+
+class Executor(plugin.Executor):
+    """The plugin's executor. Which job is done, failed or still wanted is the plugin's to say; that none is
+    lost on the way is looked after here."""
+
+    def __init__(self, workflow: Any, logger: Any) -> None:
+        # Before all else: the thread that looks after jobs is started in here.
+        self._over = threading.Event()
+        self._settled: set[int] = set()
+        self._unseen_since: dict[str, float] = {}
+        self._away = False
+        super().__init__(workflow, logger)
+
+    # ---- submitting
+
+    def run_job(self, job: Any) -> None:
+        while not self._over.is_set() and not answers():
+            self._note(away=True)
+            self._over.wait(AWAY_S)
+        if not self._over.is_set():
+            super().run_job(job)
+
+    # ---- looking after jobs
+
+    async def sleep(self) -> None:
+        """Until the next query, or until there is nothing left to ask."""
+        until = time.monotonic() + self.workflow.remote_execution_settings.seconds_between_status_checks
+        while self.wait and time.monotonic() < until:
+            await asyncio.sleep(0.2)
+
+    async def check_active_jobs(self, active_jobs: list[SubmittedJobInfo]) -> AsyncIterator[SubmittedJobInfo]:
+        self._settled.clear()
+        async for job in super().check_active_jobs(active_jobs):
+            if not self._forgotten(job):
+                yield job
+            self._settled.add(id(job))
+        for job in active_jobs:
+            if id(job) not in self._settled:
+                yield job
+        if active_jobs:
+            self._note(away=_states is None)
+
+    def _forgotten(self, job: SubmittedJobInfo) -> bool:
+        """Whether Slurm has not known the job for so long that what it wrote must say how it ended."""
+        known, now = job.external_jobid, time.monotonic()
+        if known in (_states or {}):
+            self._unseen_since.pop(known, None)
+            return False
+        if now - self._unseen_since.setdefault(known, now) < FORGOTTEN_S:
+            return False
+        if all(Path(file).exists() for file in job.job.output):
+            self.report_job_success(job)
+        else:
+            self.report_job_error(job, f"Slurm knows nothing of job {known} any more, and it left no result")
+        return True
+
+    def _note(self, away: bool) -> None:
+        """Tell once that Slurm does not answer, and once that it does again."""
+        if away != self._away:
+            self._away = away
+            said = "does not answer: its jobs go on, and it is asked again" if away else "answers again"
+            self.logger.warning(f"crewbench: Slurm's controller {said}")
+
+    def report_job_success(self, job_info: SubmittedJobInfo) -> None:
+        self._settled.add(id(job_info))
+        super().report_job_success(job_info)
+
+    def report_job_error(self, job_info: SubmittedJobInfo, msg: str | None = None, **details: Any) -> None:
+        """Of a job that failed: why. Of a trial that wants a larger allocation: that it gets another try,
+        which nothing else does."""
+        self._settled.add(id(job_info))
+        job = job_info.job
+        if why := asks_for_more(job):
+            self.logger.info(f"crewbench: {why}")
+            self.workflow.scheduler.error_callback(job)
+            return
+        if job.params.get("kept"):
+            job._attempt = job.restart_times + 1  # its setter would evaluate resources again
+        said = words(job_info.external_jobid, job_info.aux.get("slurm_logfile") if job_info.aux else None)
+        super().report_job_error(job_info, msg=f"{msg or ''}{said}\n", **details)
+
+    # ---- the end
+
+    def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
+        """Cancel what was submitted, and submit nothing more."""
+        self._over.set()
+        super().cancel_jobs(active_jobs)
+        self._cancel_all()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self._over.is_set():
+            self._cancel_all()  # what was being submitted in that moment
+
+    def _cancel_all(self) -> None:
+        """Cancel this call's jobs by their common name: the plugin's list may lack some of them."""
+        subprocess.run(["scancel", f"--name={self.run_uuid}"], capture_output=True, check=False)
+
+
+def asks_for_more(job: Any) -> str:
+    """Why a trial's job that failed wants a larger allocation; nothing where it just failed."""
+    kept = job.params.get("kept")
+    try:
+        return Path(kept, MORE).read_text(encoding="utf-8") if kept else ""
+    except OSError:
+        return ""
+
+
+def answers() -> bool:
+    """Whether a controller of Slurm answers. Its exit code is not the same in all versions, its word is."""
+    said = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, check=False).stdout
+    return re.search(r"\bUP\b", said) is not None
+
+
+def words(job_id: str | None, log: Path | None) -> str:
+    """What Slurm says of a job that failed: the controller's fields, and its programs' lines in the log."""
+    said = []
+    if job_id:
+        found = allocation.show(job_id)
+        said += [" ".join(f"{name}={found[name]}" for name in SAID if name in found)]
+    if log is not None and log.exists():
+        said += dict.fromkeys(WORDS.findall(log.read_text(encoding="utf-8", errors="replace")))
+    return "".join(f"\n    Slurm: {line}" for line in said if line)

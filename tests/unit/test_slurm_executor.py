@@ -1,0 +1,113 @@
+"""What the Slurm plugin gets wrong is right here, on answers as Slurm gives them."""
+
+import asyncio
+import logging
+import os
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+
+from crewbench import slurm_executor
+from crewbench.slurm_executor import FORGOTTEN_S, Executor, asks_for_more, lasting, popen_with_conf, words
+
+LOGGER = logging.getLogger("a workflow")
+
+
+def answer(tmp_path, text):
+    """What is made of a query that prints `text`."""
+    path = tmp_path / "answer"
+    path.write_text(text)
+    return asyncio.run(slurm_executor.query_job_status(f"cat {path}", LOGGER))[0]
+
+
+def test_a_job_that_somebody_cancelled_is_cancelled(tmp_path, monkeypatch):
+    monkeypatch.setattr(slurm_executor, "LASTING_S", 0.0)
+    assert answer(tmp_path, "5|CANCELLED by 0\n6|RUNNING\n") == {"5": "CANCELLED", "6": "RUNNING"}
+
+
+def test_a_failure_counts_when_it_lasts_and_not_while_slurm_puts_the_job_back():
+    since = {}
+    seen = [
+        lasting({"5": state}, since, at_s)["5"]
+        for at_s, state in [(0, "FAILED"), (1, "PENDING"), (9, "FAILED"), (11, "FAILED"), (12, "FAILED")]
+    ]
+    assert seen == ["COMPLETING", "PENDING", "COMPLETING", "COMPLETING", "FAILED"]
+
+
+def test_no_answer_is_another_thing_than_no_jobs(tmp_path):
+    assert answer(tmp_path, "") == {}
+    assert asyncio.run(slurm_executor.query_job_status("false", LOGGER)) == (None, None)
+
+
+def test_srun_is_told_where_the_configuration_is_though_the_plugin_takes_it_away(monkeypatch):
+    monkeypatch.setenv("SLURM_CONF", "/etc/other/slurm.conf")
+    kept = {name: value for name, value in os.environ.items() if name != "SLURM_CONF"}
+    done = popen_with_conf('echo "$SLURM_CONF"', shell=True, text=True, stdout=subprocess.PIPE, env=kept)
+    assert done.communicate()[0] == "/etc/other/slurm.conf\n"
+    monkeypatch.delenv("SLURM_CONF")
+    done = popen_with_conf('echo "$SLURM_CONF"', shell=True, text=True, stdout=subprocess.PIPE, env=kept)
+    assert done.communicate()[0] == "\n"
+
+
+def test_what_slurms_programs_complain_of_in_a_log_is_told_once(tmp_path):
+    log = tmp_path / "17.log"
+    log.write_text(
+        "rule trial:\n"
+        "srun: cluster configuration lacks support for cpu binding\n"
+        "slurmstepd-n2: error: Exceeded job memory limit\n"
+        "slurmstepd-n2: error: Exceeded job memory limit\n"
+        "error: a trial's own\n"
+    )
+    assert words(None, log) == "\n    Slurm: slurmstepd-n2: error: Exceeded job memory limit"
+
+
+def test_only_a_trial_that_says_so_asks_for_more(tmp_path):
+    assert asks_for_more(SimpleNamespace(params={})) == ""
+    trial = SimpleNamespace(params={"kept": str(tmp_path)})
+    assert asks_for_more(trial) == ""
+    (tmp_path / "more").write_text("it ran out of memory on 1 and asks for 2")
+    assert asks_for_more(trial) == "it ran out of memory on 1 and asks for 2"
+
+
+@pytest.fixture
+def looking(monkeypatch, tmp_path):
+    """An executor that waits for job 17, and what it said of it. Its clock is `now`."""
+    now = [0.0]
+    monkeypatch.setattr(slurm_executor.time, "monotonic", lambda: now[0])
+    looks = object.__new__(Executor)
+    looks._unseen_since, said = {}, []
+    looks.report_job_success = lambda job: said.append("done")
+    looks.report_job_error = lambda job, msg: said.append(msg)
+    output = tmp_path / "trial.json"
+    job = SimpleNamespace(external_jobid="17", job=SimpleNamespace(output=[str(output)]))
+
+    def look(states, at_s):
+        now[0] = at_s
+        monkeypatch.setattr(slurm_executor, "_states", states)
+        return looks._forgotten(job), said
+
+    return look, output
+
+
+def test_a_job_that_slurm_has_forgotten_failed_if_it_left_no_result(looking):
+    look, _ = looking
+    assert look({"17": "RUNNING"}, 0) == (False, [])
+    assert look({}, 10) == (False, [])
+    assert look({}, 10 + FORGOTTEN_S - 1) == (False, [])
+    over, said = look({}, 10 + FORGOTTEN_S)
+    assert over and "knows nothing of job 17 any more" in said[0]
+
+
+def test_a_job_that_slurm_has_forgotten_is_done_if_its_result_is_there(looking):
+    look, output = looking
+    output.touch()
+    look({}, 0)
+    assert look({}, FORGOTTEN_S) == (True, ["done"])
+
+
+def test_a_job_that_is_seen_again_starts_anew(looking):
+    look, _ = looking
+    look({}, 0)
+    look({"17": "RUNNING"}, FORGOTTEN_S - 1)
+    assert look({}, FORGOTTEN_S) == (False, [])
