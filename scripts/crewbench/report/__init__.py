@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -135,11 +136,11 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
         "family": comparisons.family(tables["comparisons"], setting, common),
         "figures": [f for f in drawn if f not in timelines and f.name not in COSTS],
         "costs": of_costs,
-        "framework": costs.framework(tables, kind, thresholds)[:ROWS_MAX],
+        "framework": list(islice(costs.framework(tables, kind, thresholds), ROWS_MAX)),
         "goal": thresholds.get("framework_ratio", costs.GOAL),
-        "interference": costs.interference(tables, kind)[:ROWS_MAX],
-        "breakeven": costs.breakeven(tables, kind)[:ROWS_MAX],
-        "serving": costs.serving(tables, kind)[:ROWS_MAX],
+        "interference": list(islice(costs.interference(tables, kind), ROWS_MAX)),
+        "breakeven": list(islice(costs.breakeven(tables, kind), ROWS_MAX)),
+        "serving": list(islice(costs.serving(tables, kind), ROWS_MAX)),
         "certificates": fits.certificates(tables, kind)[:ROWS_MAX],
         "simulated": fits.simulated(tables),
         "score": fits.score(tables),

@@ -1,8 +1,10 @@
-"""The tables under "What the framework, sharing and starting cost": from the tables' rows to words."""
+"""The tables under "What the framework, sharing and starting cost": from the tables' rows to words.
+
+A row at a time, because a page shows some of thousands."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -19,7 +21,7 @@ from crewbench.words import interval, number
 GOAL = 1.05
 """What a warm round may take of its replay where the config does not say."""
 
-Rows = list[dict[str, Any]]
+Rows = Iterator[dict[str, Any]]
 
 
 def framework(tables: Mapping[str, pd.DataFrame], kind: str, thresholds: Mapping[str, float]) -> Rows:
@@ -27,97 +29,84 @@ def framework(tables: Mapping[str, pd.DataFrame], kind: str, thresholds: Mapping
     goal = thresholds.get("framework_ratio", GOAL)
     trials = tables["trials"]
     worked = trials[(trials["status"] == Status.OK) & trials["warm_over_replay"].notna()]
-    varying, rows = cells.varying(trials, VARYING), []
+    varying = cells.varying(trials, VARYING)
     for cell, group in _by_cell(worked):
         ratio = _estimate(tables["summary"], cell, "warm_over_replay")
         share = Estimate(*(tax.share_pct(x) for x in (ratio.value, ratio.low, ratio.high)), ratio.n)
-        rows.append(
-            {
-                "mode": cell["mode"],
-                "name": cells.label(cells.told(tables["trials"], cell), varying, kind),
-                "warm": number(metrics.median(group["warm_s"])),
-                "replay": number(metrics.median(group["replay_s"])),
-                "added": number(metrics.median(group["warm_s"] - group["replay_s"])),
-                "ratio": _said(ratio, " ×"),
-                "share": _said(share, " %"),
-                "step_ms": number(metrics.median(group["added_ms_per_step"])),
-                "step_tokens": number(metrics.median(group["added_tokens_per_step"])),
-                "step_calls": number(metrics.median(group["added_calls_per_step"])),
-                "goal": tax.against_goal(ratio, goal),
-                "n": len(group),
-            }
-        )
-    return rows
+        yield {
+            "mode": cell["mode"],
+            "name": cells.label(cells.told(tables["trials"], cell), varying, kind),
+            "warm": number(metrics.median(group["warm_s"])),
+            "replay": number(metrics.median(group["replay_s"])),
+            "added": number(metrics.median(group["warm_s"] - group["replay_s"])),
+            "ratio": _said(ratio, " ×"),
+            "share": _said(share, " %"),
+            "step_ms": number(metrics.median(group["added_ms_per_step"])),
+            "step_tokens": number(metrics.median(group["added_tokens_per_step"])),
+            "step_calls": number(metrics.median(group["added_calls_per_step"])),
+            "goal": tax.against_goal(ratio, goal),
+            "n": len(group),
+        }
 
 
 def interference(tables: Mapping[str, pd.DataFrame], kind: str) -> Rows:
     """An agent beside others against one alone, by what they share; or why that was not measured."""
     beside = tables["interference"]
     beside = beside[beside["agents"] > 1]
-    varying, rows = cells.varying(tables["trials"], VARYING), []
+    varying = cells.varying(tables["trials"], VARYING)
     for relation, words in RELATIONS.items():
         for cell, group in _by_cell(beside[beside["relation"] == relation]):
             known = group.dropna(subset=["slowdown"])
             ratio = _estimate(tables["summary"], cell, f"slowdown_{relation}")
-            rows.append(
-                {
-                    "mode": cell["mode"],
-                    "name": cells.label(cells.told(tables["trials"], cell), varying, kind),
-                    "relation": words,
-                    "others": number(metrics.median(group["others"])),
-                    "token_ms": number(1000 * metrics.median(group["s_per_token"])),
-                    "alone_ms": number(_thousand(metrics.median(group["alone_s_per_token"]))),
-                    "slowdown": _said(ratio, " ×") if len(known) else ("–", ""),
-                    "alone": known["alone"].iloc[0] if len(known) else group["note"].iloc[0],
-                    "n": len(known),
-                }
-            )
-    return rows
+            yield {
+                "mode": cell["mode"],
+                "name": cells.label(cells.told(tables["trials"], cell), varying, kind),
+                "relation": words,
+                "others": number(metrics.median(group["others"])),
+                "token_ms": number(1000 * metrics.median(group["s_per_token"])),
+                "alone_ms": number(_thousand(metrics.median(group["alone_s_per_token"]))),
+                "slowdown": _said(ratio, " ×") if len(known) else ("–", ""),
+                "alone": known["alone"].iloc[0] if len(known) else group["note"].iloc[0],
+                "n": len(known),
+            }
 
 
 def breakeven(tables: Mapping[str, pd.DataFrame], kind: str) -> Rows:
     """Calls until the dearer start of each pair is repaid."""
     pairs = repayment.ordered(tables["breakeven"])
     varying = cells.varying(pairs, ("agents", "start", "host"))
-    rows = []
     for row in pairs.to_dict("records"):
         calls = repayment.estimate_of(row)
         never = row["outcome"] == NEVER
-        rows.append(
-            {
-                "mode": row["b_mode"],
-                "heading": repayment.heading(row),
-                "name": repayment.label(row, varying, kind),
-                "seconds": [number(row[n]) for n in ("start_b_s", "start_a_s", "call_b_s", "call_a_s")],
-                "calls": (row["outcome"], "") if never else _said(calls),
-                "why": row["note"],
-                "rounds": "–" if never else number(row["calls"] / row["calls_per_round"]),
-                "zygote": number(row["zygote_s"]) if row["zygote_s"] == row["zygote_s"] else "none",
-                "n": int(row["n"]),
-            }
-        )
-    return rows
+        yield {
+            "mode": row["b_mode"],
+            "heading": repayment.heading(row),
+            "name": repayment.label(row, varying, kind),
+            "seconds": [number(row[n]) for n in ("start_b_s", "start_a_s", "call_b_s", "call_a_s")],
+            "calls": (row["outcome"], "") if never else _said(calls),
+            "why": row["note"],
+            "rounds": "–" if never else number(row["calls"] / row["calls_per_round"]),
+            "zygote": number(row["zygote_s"]) if row["zygote_s"] == row["zygote_s"] else "none",
+            "n": int(row["n"]),
+        }
 
 
 def serving(tables: Mapping[str, pd.DataFrame], kind: str) -> Rows:
     """What servers said of themselves, medians over a cell's trials and servers."""
-    varying, rows = cells.varying(tables["trials"], VARYING), []
+    varying = cells.varying(tables["trials"], VARYING)
     for cell, group in _by_cell(tables["serving"]):
         hits = metrics.median(group["prefix_hit_pct"])
-        rows.append(
-            {
-                "mode": cell["mode"],
-                "name": cells.label(cells.told(tables["trials"], cell), varying, kind),
-                "prefix": "–" if hits is None else f"{number(hits)} %",
-                "preemptions": number(metrics.median(group["preemptions"])),
-                "running": _gauge(group, "running"),
-                "waiting": _gauge(group, "waiting"),
-                "kv": _gauge(group, "kv_used_share", 100, " %"),
-                "n": len(group),
-                "note": next((note for note in group["note"] if note), ""),
-            }
-        )
-    return rows
+        yield {
+            "mode": cell["mode"],
+            "name": cells.label(cells.told(tables["trials"], cell), varying, kind),
+            "prefix": "–" if hits is None else f"{number(hits)} %",
+            "preemptions": number(metrics.median(group["preemptions"])),
+            "running": _gauge(group, "running"),
+            "waiting": _gauge(group, "waiting"),
+            "kv": _gauge(group, "kv_used_share", 100, " %"),
+            "n": len(group),
+            "note": next((note for note in group["note"] if note), ""),
+        }
 
 
 def _gauge(group: pd.DataFrame, name: str, times: float = 1, unit: str = "") -> tuple[str, str]:
