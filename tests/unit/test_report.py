@@ -1,5 +1,7 @@
-"""The page: it answers first, shows what failed, holds nothing that runs or is fetched."""
+"""The page: it answers first, shows what failed, runs nothing but its own script, and fetches nothing."""
 
+import base64
+import hashlib
 import re
 import subprocess
 import sys
@@ -23,7 +25,7 @@ SKIPPED = [{"mode": "sequential", "gpus": 4, **ONE, "variant": "base", "reason":
 
 
 class Page(HTMLParser):
-    """What a test asks of the page: elements with their attributes, and the text outside of style and SVG."""
+    """What a test asks of the page: elements with their attributes, and the text outside of style, script and SVG."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -34,10 +36,10 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
-        self._silent += tag in ("style", "svg")
+        self._silent += tag in ("style", "script", "svg")
 
     def handle_endtag(self, tag):
-        self._silent -= tag in ("style", "svg")
+        self._silent -= tag in ("style", "script", "svg")
 
     def handle_data(self, data):
         if not self._silent:
@@ -237,11 +239,20 @@ def test_servers_have_a_table_where_there_are_any(clients, page):
 
 
 def test_text_of_models_and_programs_is_inert(html, page):
-    assert "<script" not in html
+    assert html.count("<script") == len(page.all("script")) == 1
     assert page.all("img") == []
     assert not [name for _, attrs in page.elements for name in attrs if name.startswith("on")]
     assert '<script>alert("x")</script>' in page.text
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", html)
+
+
+def test_the_policy_lets_the_pages_own_script_run_and_no_other(html, page):
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.S)
+    assert script == (ROOT / "scripts/crewbench/report/page.js").read_text()
+    told = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = (a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+    assert f"script-src 'sha256-{told}';" in policy
 
 
 def test_a_megabyte_of_one_line_is_cut(html):
@@ -255,7 +266,7 @@ def test_nothing_is_fetched(html, page):
     assert "@import" not in html
     assert not re.findall(r"url\((?!#)", html)
     for tag, attrs in page.elements:
-        assert tag not in ("script", "link", "iframe", "object", "embed", "base", "form")
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form")
         for name in ("href", "xlink:href", "src", "action"):
             assert (attrs.get(name) or "#").startswith(("#", "data:")), (tag, attrs)
 
