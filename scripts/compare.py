@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,10 +42,7 @@ def write_csv(rows: Sequence[compare.Row], path: Path) -> None:
         writer.writeheader()
         for row in rows:
             writer.writerow(
-                {
-                    k: re.sub(inert.FORMULA, r"'\g<0>", v) if isinstance(v, str) else v
-                    for k, v in row.record().items()
-                }
+                {k: inert.guarded(v) if isinstance(v, str) else v for k, v in row.record().items()}
             )
 
 

@@ -72,6 +72,7 @@ UNMEASURED = {
     "crewbench/config.py": "its effect is the Spec, which names the trial's directory",
     "crewbench/matrix.py": "the same",
     "crewbench/estimate.py": "what is told and reserved before a trial runs",
+    "crewbench/inert.py": "how a message reads in a log",
     "crewbench/quality.py": "what is checked beside the trials; its own rule hashes it",
     "crewbench/problems.py": "words for what is wrong with a config",
     "crewbench/modes/": "its effect is the Deployments, which are hashed by themselves",

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import re
 
-# C0 and C1 controls but tab and newline, lone surrogates, the marks that reorder a line's direction,
-# and the separators that some readers take for a line's end.
+# C0 and C1 controls but tab and newline, lone surrogates, the marks that reorder a line's direction, what has
+# no width and can hide what follows (not the joiners, which scripts and emoji need), tags, and the separators
+# that some readers take for a line's end.
 _CONTROLS = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ud800-\udfff\ufeff\ufff9-\ufffb\ufffe\uffff\U000e0000-\U000e007f]"
 )
 
-FORMULA = r"^[=+\-@\t\r]"
-"""What a spreadsheet takes for the start of a formula: text like that gets an apostrophe before it in CSV."""
+FORMULA = r"^[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
+"""What a spreadsheet takes for the start of a formula, in full width too (some languages' do): text like that
+gets an apostrophe before it in CSV."""
 
 
 def plain(text: str) -> str:
     """The text without control characters; tabs and newlines stay."""
     return _CONTROLS.sub("", text)
+
+
+def lines(text: str) -> str:
+    """A program's log as plain text: a line that was written over is a line of its own."""
+    return plain(re.sub(r"\r\n?", "\n", text))
+
+
+def guarded(text: str) -> str:
+    """Plain text as a cell of CSV that no spreadsheet runs."""
+    return re.sub(FORMULA, r"'\g<0>", plain(text))
 
 
 def excerpt(text: str, limit: int) -> str:

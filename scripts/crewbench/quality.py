@@ -17,6 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crewbench import inert
 from crewbench.records import Status, canonical_json
 from crewbench.trial import AgentSpec, TaskSpec
 
@@ -305,7 +306,9 @@ def judge(record: Mapping[str, Any], times: float = TIMES) -> Judgement:
 def words(record: Mapping[str, Any], times: float = TIMES) -> str:
     """One line for a log: the judgement and the numbers that it rests on."""
     found = judge(record, times)
-    line = f"{record['check_id']}: {found.agreement}" + (f" ({found.reason})" if found.reason else "")
+    line = f"{record['check_id']}: {found.agreement}" + (
+        f" ({inert.excerpt(found.reason, 500)})" if found.reason else ""
+    )
     if record["numbers"] is None:
         return line
     n = Numbers(**record["numbers"])
@@ -373,7 +376,7 @@ def rows(lines: Iterable[Mapping[str, Any]], times: float = TIMES) -> list[dict[
                 "device_name": (record or {}).get("device_name", ""),
                 "agreement": str(judged.agreement),
                 "times_plain": judged.times,
-                "reason": judged.reason,
+                "reason": inert.excerpt(judged.reason, 500),
                 **((record or {}).get("numbers") or {}),
             }
         )

@@ -248,7 +248,8 @@ class CsvWriter:
     """Writes rows of one type as they come, each with its trial's identity."""
 
     def __init__(self, path: Path, row_type: type, identity: Identity) -> None:
-        self._file = open(path, "w", newline="", encoding="utf-8")
+        # A message may hold half a character, which is no UTF-8: that must not cost the trial.
+        self._file = open(path, "w", newline="", encoding="utf-8", errors="backslashreplace")
         self._writer = csv.writer(self._file)
         self._identity = [cell(v) for v in asdict(identity).values()]
         self._names = [f.name for f in fields(row_type)]

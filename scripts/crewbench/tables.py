@@ -70,7 +70,8 @@ class TableError(Exception):
     """Results that cannot be read: every problem found, each with its remedy."""
 
     def __init__(self, problems: Iterable[str]) -> None:
-        self.problems = list(problems)
+        # A reader of CSV quotes what it could not read.
+        self.problems = [inert.excerpt(problem, 1000) for problem in problems]
         shown = self.problems[:PROBLEMS_SHOWN]
         if len(self.problems) > len(shown):
             shown.append(f"... and {len(self.problems) - len(shown)} more")
@@ -973,7 +974,10 @@ def write(tables: Mapping[str, pd.DataFrame], out: Path) -> None:
         table = pa.Table.from_pandas(frame, preserve_index=False)
         for position, field in enumerate(table.schema):
             if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
-                guarded = pa.compute.replace_substring_regex(table[position], inert.FORMULA, r"'\0")
+                # Few values are distinct: each is guarded once.
+                coded = table[position].combine_chunks().dictionary_encode()
+                safe = [v if v is None else inert.guarded(v) for v in coded.dictionary.to_pylist()]
+                guarded = pa.array(safe, field.type).take(coded.indices)
                 table = table.set_column(position, field.name, guarded)
         with open(out / f"{name}.csv", "wb") as file:
             pa.csv.write_csv(table, file, pa.csv.WriteOptions(quoting_style="needed"))

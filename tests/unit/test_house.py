@@ -3,6 +3,8 @@
 import os
 import re
 import subprocess
+import sys
+import types
 
 
 def make(root, *words):
@@ -67,3 +69,33 @@ def test_every_mode_file_in_the_guide_is_a_mode_that_works(root, tmp_path, monke
     (made,) = mode.attempts(Cell("paired", 2, 5, "eager", "zygote"))
     assert [w.devices for w in made.workers] == [(0,), (1,), (0,)]
     assert [s.worker for s in made.steps] == ["worker0", "worker0", "worker1", "worker1", "worker2"]
+
+
+def test_the_guides_server_is_an_engine_that_works(root, tmp_path, monkeypatch):
+    """The example is real: it is loaded as it stands, declared as it says, and starts and asks its server."""
+    text = (root / "docs/adding-an-engine.md").read_text()
+    module, line = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+    from crewbench import engines
+
+    quick = types.ModuleType("crewbench.engines.quick")
+    monkeypatch.setitem(sys.modules, quick.__name__, quick)
+    exec(compile(module, "quick.py", "exec"), quick.__dict__)
+    declared = {}
+    exec(line, {"ENGINES": declared, "EngineInfo": engines.EngineInfo})
+    monkeypatch.setitem(engines.ENGINES, "quick", declared["quick"])
+
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 64}')
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 2}')
+    asked = {"path": str(tmp_path), "dtype": "float32", "devices": ["cpu"], "tokens": 8, "port": 9}
+    server = engines.create("quick", **asked, length="fixed", account=None, log=tmp_path / "log")
+    assert server.command()[-2:] == ["--port", "9"]
+    _, body = server.chat([{"role": "user", "content": "x"}])
+    assert body["min_tokens"] == body["max_tokens"] == 8
+
+
+def test_the_guides_name_files_that_exist(root):
+    for guide in ("CONTRIBUTING.md", "docs/adding-an-engine.md"):
+        named = re.findall(r"(?:scripts|tests|docs|envs|config)/[\w/-]+\.\w+", (root / guide).read_text())
+        assert named
+        assert [name for name in named if "NAME" not in name and not (root / name).exists()] == []

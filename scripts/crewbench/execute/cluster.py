@@ -29,6 +29,7 @@ from multiprocessing.connection import Client, Connection, Listener, wait
 from pathlib import Path
 from typing import Any
 
+from crewbench import inert
 from crewbench.devices import procfs
 from crewbench.execute import worker
 from crewbench.execute.guardian import PR_SET_CHILD_SUBREAPER, children, end_descendants, prctl
@@ -291,7 +292,9 @@ class Cluster:
 
         def done(future: Any) -> None:  # in a thread of Ray's
             if not actor.over and (error := future.exception()) is not None:
-                print(f"Ray on {order.key[1]}: {str(error)[:2000]}", file=sys.stderr, flush=True)
+                print(
+                    f"Ray on {order.key[1]}: {inert.excerpt(str(error), 2000)}", file=sys.stderr, flush=True
+                )
             self.over.append(actor)
             os.eventfd_write(self.wake, 1)
 
@@ -304,7 +307,8 @@ class Cluster:
             conn = self.listener.accept()
             key = conn.recv()
         except Exception as error:  # it died, or is somebody else: not authenticated
-            print(f"nobody came in: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            said = inert.excerpt(f"nobody came in: {type(error).__name__}: {error}", 500)
+            print(said, file=sys.stderr, flush=True)
             return
         actor = self.actors.get(key)
         if actor is None or actor.over:

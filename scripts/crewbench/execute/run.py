@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
+from crewbench import inert
 from crewbench.deployment import Deployment, Step, Worker
 from crewbench.devices.budget import OutOfMemory
 from crewbench.devices.inventory import Device
@@ -195,6 +196,11 @@ def execute(attempts: Iterable[Deployment], bench: Bench, only: int | None = Non
         attempt.record_workers()
         break
     return records
+
+
+def log_line(at_s: float, attempt: int, number: int, text: str) -> str:
+    """A line of the trial's log, `at_s` seconds from the trial's zero. A worker's message can be anything."""
+    return f"[{at_s:8.3f}] attempt {attempt} round {number}: {inert.excerpt(text, 2000)}"
 
 
 class _Attempt:
@@ -513,8 +519,8 @@ class _Attempt:
 
     def _say(self, text: str) -> None:
         """A progress line in the trial's log."""
-        at = time.monotonic() - self.bench.zero_s
-        print(f"[{at:8.3f}] attempt {self.number} round {self.round}: {text}", file=sys.stderr, flush=True)
+        at_s = time.monotonic() - self.bench.zero_s
+        print(log_line(at_s, self.number, self.round, text), file=sys.stderr, flush=True)
 
     def _at(self, instant_s: float | None) -> float | None:
         return None if instant_s is None else instant_s - self.bench.zero_s

@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from crewbench import inert
 from crewbench.checkpoint.files import cached_share
 from crewbench.devices.budget import Ledger, OutOfMemory
 from crewbench.devices.companion import Companion, CompanionError
@@ -228,7 +229,8 @@ class Host:
     def say_log(self) -> None:
         """The server's own words, into the trial's log."""
         name = self.job.worker
-        sys.stderr.write(f"---- log of the server of {name}\n{tail(self.server.log, 200_000)}\n----\n")
+        said = inert.lines(tail(self.server.log, 200_000))
+        sys.stderr.write(f"---- log of the server of {name}\n{said}\n----\n")
         sys.stderr.flush()
 
     def peaks(self, rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
