@@ -25,7 +25,7 @@ SKIPPED = [{"mode": "sequential", "gpus": 4, **ONE, "variant": "base", "reason":
 
 
 class Page(HTMLParser):
-    """What a test asks of the page: elements with their attributes, and the text outside of style, script and SVG."""
+    """What a test asks of the page: elements with attributes, and text outside of style, script and SVG."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
