@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,18 @@ def test_the_page_fits_is_quiet_and_asks_for_nothing(opened, html, width):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert asked == [html.as_uri()]
     assert said == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_picture_of_the_whole_page_is_kept_for_whoever_looks(opened, root, width, scheme):
+    page, _, _ = opened(width, scheme)
+    kept = root / f"build/screenshots/report-{width}-{scheme}.png"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    png = page.screenshot(path=kept, full_page=True)
+    # Width and height, big-endian, after the signature and the first chunk's head (PNG specification, 11.2.2).
+    drawn = struct.unpack(">II", png[16:24])
+    assert drawn == (width, page.evaluate("document.documentElement.scrollHeight"))
 
 
 @pytest.mark.parametrize("width", WIDTHS)
