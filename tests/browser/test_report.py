@@ -135,7 +135,7 @@ def test_a_picture_of_the_whole_page_is_kept_for_whoever_looks(opened, root, wid
     kept = root / f"build/screenshots/report-{width}-{scheme}.png"
     kept.parent.mkdir(parents=True, exist_ok=True)
     png = page.screenshot(path=kept, full_page=True)
-    # Width and height, big-endian, after the signature and the first chunk's head (PNG specification, 11.2.2).
+    # Width and height, big-endian, behind the signature and the first chunk's head (PNG, 11.2.2).
     drawn = struct.unpack(">II", png[16:24])
     assert drawn == (width, page.evaluate("document.documentElement.scrollHeight"))
 
