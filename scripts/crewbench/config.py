@@ -311,7 +311,17 @@ class Report(Section):
 class Thresholds(Section):
     """What counts as good. Changing it rewrites the report and reruns no trial."""
 
-    scaling_efficiency: Share = Field(0.5, description="speedup over GPUs below which more GPUs do not pay")
+    scaling_efficiency: Share = Field(
+        0.5, description="speedup over GPUs or agents, over the ideal one, below which more do not pay"
+    )
+    deadline_s: Positive | None = Field(
+        None,
+        description="seconds that a round's makespan must stay within, warm where it was measured, else cold "
+        "(null: latency is not judged)",
+    )
+    orchestration_share: Share = Field(
+        0.2, description="share of a makespan above which framework and queue together are too much"
+    )
     framework_ratio: Positive = Field(
         1.05, description="warm makespan over its replay without CrewAI that the framework should stay within"
     )

@@ -28,15 +28,18 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from crewbench import (
+    bounds,
     breakeven,
     cells,
     certificates,
+    chain,
     comparisons,
     feasibility,
     inert,
     interference,
     metrics,
     quality,
+    ramp,
     serving,
     session,
     stats,
@@ -612,6 +615,7 @@ def build(manifest: Manifest) -> dict[str, pd.DataFrame]:
     tables |= _what_fits(manifest, trials, attempts, tables["ooms"], feasibility.grounds(glimpses))
     tables["comparisons"] = _frame(comparisons.of_trials(trials), comparisons.COLUMNS)
     tables |= found.tables(compared)
+    tables |= verdicts(tables, manifest.config.get("thresholds"))
     tables["breakeven"] = _with_agreements(tables["breakeven"], tables["trials"])
     planned = [line["trial_id"] for line in manifest.trials]
     tables["study"] = pd.DataFrame(
@@ -737,19 +741,35 @@ _TEXTS = {
     *("trial_id", "mode", "engine", "start", "variant", "host", "compile_cache", "workload", "status"),
     *("step", "agent", "worker", "note", "relation", "alone", "comparison", "outcome"),
     *("phase", "significant", "fits", "predicted_fits", "device_name", "evidence"),
+    *("first", "constraint", "over", "bound", "each", "why"),
     *(f"{side}_{name}" for side in "ab" for name in breakeven.OWN),
 }
 _COUNTS = {"gpus", "agents", "repeat", "warm_rounds", "replays", "steps", "worker_life", "readings", "n"}
-_COUNTS |= {"calls_per_round", "a_gpus", "b_gpus", "pairs", "context_tokens"}
+_COUNTS |= {"calls_per_round", "a_gpus", "b_gpus", "pairs", "context_tokens", "position", "rounds"}
+_COUNTS |= {"points", "agents_from", "agents_to", "gpus_from", "gpus_to"}
+_TRUTHS = {"settled", "simulated_budget", "random_weights"}
 
 
 def _frame(rows: Iterable[Mapping[str, Any]], names: Sequence[str], gaps: Sequence[str] = ()) -> pd.DataFrame:
-    """Rows as a table whose columns have a type, with and without rows: text, count, else a number. A count
-    that may be missing (`gaps`) is a number."""
+    """Rows as a table whose columns have a type, with and without rows: text, count, truth, else a number. A
+    count that may be missing (`gaps`) is a number."""
     frame = pd.DataFrame(list(rows), columns=list(names))
-    counts = _COUNTS.difference(gaps)
-    kinds = {n: str if n in _TEXTS else int if n in counts else float for n in names}
+    of = {str: _TEXTS, int: _COUNTS.difference(gaps), bool: _TRUTHS}
+    kinds = {n: next((kind for kind, these in of.items() if n in these), float) for n in names}
     return frame.astype(kinds)
+
+
+def verdicts(
+    tables: Mapping[str, pd.DataFrame], thresholds: Mapping[str, Any] | None
+) -> dict[str, pd.DataFrame]:
+    """What breaks first along each ramp, what bounds each cell, and what a chain's context costs."""
+    found = ramp.tables(tables, ramp.Limits.of(thresholds))
+    return {
+        "verdict": _frame(found["verdict"], ramp.VERDICT_COLUMNS),
+        "constraints": _frame(found["constraints"], ramp.CONSTRAINTS_COLUMNS),
+        "bounds": _frame(bounds.table(tables), bounds.COLUMNS),
+        "chain": _frame(chain.table(tables), chain.COLUMNS),
+    }
 
 
 def _slowdowns(compared: Iterable[interference.Seen]) -> dict[tuple, dict[str, tuple[stats.Estimate, str]]]:
@@ -999,6 +1019,10 @@ def load(out: Path) -> dict[str, pd.DataFrame]:
         "certificates",
         "feasibility",
         "comparisons",
+        "verdict",
+        "constraints",
+        "bounds",
+        "chain",
         "tax",
         "tax_steps",
         "serving",

@@ -47,31 +47,37 @@ def answers(tables: Mapping[str, pd.DataFrame]) -> list[Answer]:
 def fastest(trials: pd.DataFrame, phase: str, kind: str) -> Answer:
     """The cell with the least geometric mean makespan among those of the work that most modes do."""
     question = f"Which mode is fastest {phase}?"
-    same = trials[trials["workload"] == cells.common_workload(trials)]
-    column = f"{phase}_s"
-    ranked = []
-    for key, group in same.groupby(["mode", "gpus"], observed=True, sort=False):
-        values = {t["repeat"]: t[column] for t in group.to_dict("records") if _measured(t, column)}
-        if values:
-            ranked.append((stats.geometric_mean(values.values()), key, values))
-    if not ranked:
+    found = ranked(trials[trials["workload"] == cells.common_workload(trials)], f"{phase}_s")
+    if not found:
         return Answer(phase, question, "Not measured: no trial worked.")
-    # By repeats in common first: a mean over other repeats met another state of the machine.
-    ranked = sorted(ranked, key=lambda r: (-sum(_faster(r[2], o[2]) for o in ranked), r[0].value))
-    best, key, values = ranked[0]
-    name = _name(key, kind)
+    best, key, values = found[0]
+    name = cell_name(key, kind)
     support = [f"{estimate(best, 's')}, n = {best.n}."]
-    after = ranked[1:2]  # the next cell, the next other mode, and the usual baseline
-    after += [r for r in ranked[2:] if r[1][0] != key[0]][:1] if after and after[0][1][0] == key[0] else []
-    after += [r for r in ranked[1:] if r[1][0] == cells.baseline() and r not in after]
+    after = found[1:2]  # the next cell, the next other mode, and the usual baseline
+    after += [r for r in found[2:] if r[1][0] != key[0]][:1] if after and after[0][1][0] == key[0] else []
+    after += [r for r in found[1:] if r[1][0] == cells.baseline() and r not in after]
     for _, other, theirs in after:
-        support.append(_against(stats.paired(metrics.speedup, theirs, values), _name(other, kind)))
+        support.append(_against(stats.paired(metrics.speedup, theirs, values), cell_name(other, kind)))
     if after and best.n < SIGNIFICANT_FROM:
         support.append(f"Under {SIGNIFICANT_FROM} repeats no difference is called significant.")
     answer = f"{name}: {number(best.value)} s"
     if any(line.endswith(_SAME) for line in support):
         answer = f"{name} leads, not told apart: {number(best.value)} s"
     return Answer(phase, question, answer, tuple(support))
+
+
+Ranked = list[tuple[stats.Estimate, tuple[str, int], dict[int, float]]]
+
+
+def ranked(trials: pd.DataFrame, column: str) -> Ranked:
+    """(geometric mean, (mode, GPUs), value by repeat) of each cell that has any, the least first."""
+    found = []
+    for key, group in trials.groupby(["mode", "gpus"], observed=True, sort=False):
+        values = {t["repeat"]: t[column] for t in group.to_dict("records") if _measured(t, column)}
+        if values:
+            found.append((stats.geometric_mean(values.values()), key, values))
+    # By repeats in common first: a mean over other repeats met another state of the machine.
+    return sorted(found, key=lambda r: (-sum(_faster(r[2], o[2]) for o in found), r[0].value))
 
 
 def devices_needed(trials: pd.DataFrame, attempts: pd.DataFrame, kind: str) -> Answer:
@@ -140,7 +146,7 @@ def _faster(ours: Mapping[int, float], theirs: Mapping[int, float]) -> bool:
     return ratio.value is not None and ratio.value > 1
 
 
-def _name(key: tuple, kind: str) -> str:
+def cell_name(key: tuple, kind: str) -> str:
     on = "with" if cells.searches(key[0]) else "on"
     return f"{cells.mode_title(key[0])} {on} {cells.had(key[0], int(key[1]), kind)}"
 

@@ -20,6 +20,7 @@ FLAGS = [
 ]  # fmt: skip
 SECTIONS = [
     "answers",
+    "verdict",
     "headline",
     "figures",
     "costs",
@@ -151,7 +152,7 @@ def test_every_section_can_be_seen(opened, width):
 
 def test_the_answers_are_on_the_first_screen(opened):
     page, _, _ = opened(1280)
-    for name in ("cold", "warm", "devices", "failed"):
+    for name in ("breaks", "recommendation", "cold", "warm", "devices", "failed"):
         box = page.locator(f"#answer-{name} .answer").bounding_box()
         assert box["y"] + box["height"] <= 800, name
 
@@ -160,7 +161,7 @@ def test_the_answers_are_on_the_first_screen(opened):
 def test_each_width_has_its_own_drawing(opened, width, shown, hidden):
     page, _, _ = opened(width)
     drawings = page.locator(f"figure .{shown} svg")
-    assert drawings.count() == 13
+    assert drawings.count() == 16
     assert page.locator(f"figure .{hidden} svg").first.is_hidden()
     for drawing in drawings.all():
         box = drawing.bounding_box()
@@ -199,7 +200,10 @@ def test_no_text_of_a_figure_is_cut_off(opened, width, study, request):
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize(
     ("study", "figures"),
-    [("gpus", ["starts", "engines", "breakeven"]), ("clients", ["framework", "interference", "breakeven"])],
+    [
+        ("gpus", ["starts", "engines", "breakeven", "stages_disk", "stages_resident"]),
+        ("clients", ["framework", "interference", "breakeven", "chain"]),
+    ],
 )
 def test_no_two_texts_of_a_figure_of_rows_lie_on_each_other(opened, request, study, figures, width):
     page, _, _ = opened(width, file=request.getfixturevalue(study))

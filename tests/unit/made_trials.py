@@ -67,6 +67,7 @@ class Costs:
     decode_bytes: int = 50_000_000
     compile_s: float = 0.0
     compile_cache: str = "none"
+    util_pct: float | None = 100.0  # of a device at work
 
     def uuid(self, device: int) -> str:
         return f"{'GPU' if self.gpu else 'slot'}-{device}"
@@ -654,7 +655,7 @@ def _samples(cell: Cell, walks: list[_Walk], end: float, costs: Costs) -> Iterab
                 t,
                 costs.uuid(device),
                 device,
-                util_pct=100.0 * min(work, 1),
+                util_pct=None if costs.util_pct is None else costs.util_pct * min(work, 1),
                 used_mib=used,
                 free_mib=costs.budget_mib - used,
                 ballast_mib=0.0,

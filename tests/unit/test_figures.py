@@ -95,32 +95,75 @@ def test_every_trial_that_worked_is_a_point_cold_and_warm(study, draw):
 
 
 def test_cells_that_do_other_work_stand_apart_and_say_so(draw):
-    for function in (figures.cold_warm, figures.stages):
-        said = texts(draw(function))
-        order = [t for t in said if t in ("the same work", "other work, not compared")]
-        assert order[:2] == ["the same work", "other work, not compared"]
-        assert said.index("Sequential, 1 slot") < said.index("other work, not compared")
-        assert said.index("other work, not compared") < said.index("Cooperative chain, 1 slot")
+    said = texts(draw(figures.cold_warm))
+    order = [t for t in said if t in ("the same work", "other work, not compared")]
+    assert order[:2] == ["the same work", "other work, not compared"]
+    assert said.index("Sequential, 1 slot") < said.index("other work, not compared")
+    assert said.index("other work, not compared") < said.index("Cooperative chain, 1 slot")
+
+
+def test_cells_of_other_settings_stand_apart_in_the_stages_and_other_work_says_so(draw):
+    said = texts(draw(figures.stages, Canvas(), "resident"))
+    order = ["zygote start", "Sequential, 1 slot", "Cooperative chain, 1 slot (other work)", "process start"]
+    assert [t for t in said if t in order] == order
 
 
 def test_a_cell_that_never_worked_is_shown_with_how_it_ended(draw):
     assert "out of memory (3 of 3)" in texts(draw(figures.cold_warm))
 
 
-def test_stages_add_up_to_the_mean_makespan(study, draw):
-    cold, warm = draw(figures.stages).figure.axes
-    worked = study.trials[study.trials["status"] == Status.OK]
-    for axes, column in ((cold, "cold_s"), (warm, "warm_s")):
-        width: dict[float, float] = {}
-        for bar in (p for p in axes.patches if not (p.get_gid() or "").startswith("curtain")):
-            middle = round(bar.get_y() + bar.get_height() / 2, 3)
-            width[middle] = width.get(middle, 0.0) + bar.get_width()
-        expected = worked.groupby(["mode", "gpus"])[column].mean()
-        assert sorted(width.values()) == pytest.approx(sorted(expected), rel=1e-6)
+def widths(axes) -> list[float]:
+    """How long each bar of a figure of rows is, its parts together."""
+    width: dict[float, float] = {}
+    for bar in (p for p in axes.patches if not (p.get_gid() or "").startswith("curtain")):
+        middle = round(bar.get_y() + bar.get_height() / 2, 3)
+        width[middle] = width.get(middle, 0.0) + bar.get_width()
+    return sorted(width.values())
+
+
+@pytest.mark.parametrize(
+    ("start", "column"), [("process", "cold_s"), ("zygote", "cold_s"), ("resident", "warm_s")]
+)
+def test_stages_add_up_to_the_mean_makespan_in_a_figure_for_each_start_state(study, draw, start, column):
+    axes = draw(figures.stages, Canvas(), start).figure.axes[0]
+    worked = study.tables["trials"].query("status == 'ok'")
+    worked = worked if start == "resident" else worked[worked["start"] == start]
+    expected = worked.groupby(["mode", "gpus", "start"])[column].mean()
+    assert widths(axes) == pytest.approx(sorted(expected), rel=1e-6)
+    assert sum(len(c.get_offsets()) for c in axes.collections) == len(worked)
+
+
+def test_a_study_has_a_stage_figure_for_each_of_its_start_states_and_for_warm_rounds(written, study):
+    drawn = [p.stem for p in written.glob("stages_*.png")]
+    assert sorted(drawn) == ["stages_process", "stages_resident", "stages_zygote"]
 
 
 def test_failed_attempts_are_a_part_of_the_cold_bar_of_their_own(draw):
-    assert "failed attempts" in texts(draw(figures.stages))
+    assert "failed attempts" in texts(draw(figures.stages, Canvas(), "zygote"))
+    assert "failed attempts" not in texts(draw(figures.stages, Canvas(), "resident"))
+
+
+def test_what_the_stages_leave_is_idle_and_marked_where_it_is_too_much(study, draw):
+    rounds = study.tables["rounds"]
+    short = (rounds["mode"] == "sequential") & (rounds["phase"] == "warm")
+    lost = rounds.assign(
+        decode_s=rounds["decode_s"].mask(short, rounds["decode_s"] - 0.05 * rounds["makespan_s"])
+    )
+    whole = draw(figures.stages, Canvas(), "resident")
+    drawn = draw(figures.stages, Canvas(), "resident", of=figures.Study({**study.tables, "rounds": lost}, {}))
+    assert widths(drawn.figure.axes[0]) == pytest.approx(widths(whole.figure.axes[0]), rel=1e-6)
+    assert [t for t in texts(drawn) if t.endswith("% idle")][0].endswith(" s, 5.00 % idle")
+    assert re.search(r"Sequential, 1 slot.*5.00 % unexplained at worst", drawn.description)
+    assert "More than 2.00 % unexplained is marked." in drawn.caption
+    assert not [t for t in texts(whole) if t.endswith("% idle")]
+    assert "No trial has more than 2.00 % unexplained." in whole.caption
+
+
+def test_a_chains_context_has_a_point_for_each_trial_and_step(study, draw):
+    drawn = draw(figures.chain)
+    tokens, prefill = drawn.figure.axes
+    assert [sum(len(c.get_offsets()) for c in axes.collections) for axes in (tokens, prefill)] == [24, 24]
+    assert re.search(r"step 8 \(devops_engineer\): 516 prompt tokens, prefill [\d.]+ ms", drawn.description)
 
 
 def test_attempts_show_how_many_devices_each_had_and_what_it_cost(draw):
@@ -367,6 +410,7 @@ def test_a_figure_without_data_says_why(tmp_path):
     assert "replays were off" in index["framework"]["missing"]
     assert "no agent was measured alone" in index["interference"]["missing"]
     assert index["breakeven"]["missing"] == ""
+    assert "no chain of agents" in index["chain"]["missing"]
     for name in names:
         assert (out / f"{name}.svg").exists()
         assert (out / f"{name}-narrow.svg").exists()

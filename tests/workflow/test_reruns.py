@@ -42,7 +42,6 @@ def test_one_more_gpu_count_runs_only_its_cells(copy):
     [
         {"report": {"palette": "deep"}},
         {"report": {"png_dpi": 60}},
-        {"thresholds": {"scaling_efficiency": 0.7}},
     ],
 )
 def test_a_plot_option_replots_and_runs_no_trial(copy, change):
@@ -50,8 +49,9 @@ def test_a_plot_option_replots_and_runs_no_trial(copy, change):
     assert copy.wanted() == {"figures": 1, "report": 1}
 
 
-def test_another_judgement_of_engines_makes_the_tables_anew_and_measures_nothing(copy):
-    copy.study = {**STUDY, "thresholds": {"logit_error": 3}}
+@pytest.mark.parametrize("threshold", [{"logit_error": 3}, {"deadline_s": 1.5}])
+def test_another_judgement_makes_the_tables_anew_and_measures_nothing(copy, threshold):
+    copy.study = {**STUDY, "thresholds": threshold}
     assert copy.wanted() == AFTER_TRIALS
 
 

@@ -29,7 +29,7 @@ rule tables:
         matrix=matrix.MANIFEST,
         code=code_hash.script_hash("tables"),
         trials=matrix.digest(MATRIX.wanted()),
-        logit_error=MATRIX.config.thresholds.logit_error,
+        thresholds=MATRIX.config.thresholds.model_dump(),
     shell:
         script("tables", "--matrix {params.matrix} --out {output}")
 

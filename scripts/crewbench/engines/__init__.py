@@ -25,7 +25,9 @@ class EngineInfo:
     `device_kinds` what it runs on; `runners` what may hold it; `extra` what must be installed besides
     (extras.py); `compile_cache` whether it compiles and keeps on disk what it compiled (compile_cache.py);
     `devices_together` whether the devices that share a copy read it at the same time (tensor parallel) or in
-    turn (layers); `unseen` why nothing of its logits can be observed (empty: something can, by `observe`).
+    turn (layers); `batches` whether sequences in flight share each read of the weights; `reserves` whether it
+    takes its device's memory in advance, however much it will need; `unseen` why nothing of its logits can be
+    observed (empty: something can, by `observe`).
     `ready_s` and `speed` are rough and only for estimates: seconds from loaded to ready, and tokens a second
     as a multiple of `eager`'s."""
 
@@ -42,6 +44,8 @@ class EngineInfo:
     extra: str = ""
     compile_cache: bool = False
     devices_together: bool = False
+    batches: bool = False
+    reserves: bool = False
     unseen: str = ""
     ready_s: float = 0.0
     speed: float = 1.0
@@ -83,6 +87,8 @@ ENGINES: dict[str, EngineInfo] = {
         ready_s=5.0,
         speed=2.0,
         one_device="it puts a copy on one device: use layout replicas",
+        batches=True,
+        reserves=True,
         extra="serving",
         unseen="its server refuses logprobs and takes no ids",
     ),
@@ -96,6 +102,8 @@ ENGINES: dict[str, EngineInfo] = {
         compile_cache=True,
         runners=("server",),
         devices_together=True,
+        batches=True,
+        reserves=True,
         ready_s=120.0,
         speed=10.0,
         extra="vllm",

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING
 
 from crewbench import cells, drawing
 from crewbench.drawing import Canvas, Sheet
+from crewbench.figures.chains import chain
 from crewbench.figures.decoding import engines
 from crewbench.figures.devices import memory
 from crewbench.figures.framework import framework
-from crewbench.figures.makespans import cold_warm, scaling, stages
+from crewbench.figures.makespans import cold_warm, scaling
 from crewbench.figures.marks import QUIET
 from crewbench.figures.neighbours import interference
 from crewbench.figures.repayment import breakeven
+from crewbench.figures.stages import names as stage_names
+from crewbench.figures.stages import stages
 from crewbench.figures.starting import attempts, starts
 from crewbench.figures.study import TIMELINE, Drawn, Study
 from crewbench.figures.timelines import timeline
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
 FIGURES: dict[str, Callable[[Study, Canvas], Drawn]] = {
     "cold_warm": cold_warm,
-    "stages": stages,
+    "chain": chain,
     "scaling": scaling,
     "attempts": attempts,
     "starts": starts,
@@ -46,7 +49,12 @@ def write(study: Study, out: Path, palette_name: str = "colorblind", png_dpi: in
 
     Gives the names. A figure without data is written too: it says why it is empty."""
     out.mkdir(parents=True, exist_ok=True)
-    drawings = dict(FIGURES)
+    drawings = {}
+    for name, draw in FIGURES.items():
+        drawings[name] = draw
+        if name == "cold_warm":
+            for start in stage_names(study.tables["trials"]):
+                drawings[f"stages_{start}"] = lambda s, c, start=start: stages(s, c, start)
     for mode in dict.fromkeys(cells.in_order(study.tables["trials"])["mode"]):
         drawings[TIMELINE.format(mode=mode)] = lambda s, c, mode=mode: timeline(s, c, mode)
     index = []

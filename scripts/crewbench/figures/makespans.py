@@ -1,12 +1,11 @@
-"""How long the crew takes, where the time goes, and what more devices bring."""
+"""How long the crew takes, and what more devices bring."""
 
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import seaborn as sns
 
-from crewbench import cells, drawing, palette
+from crewbench import cells, drawing
 from crewbench.drawing import Canvas, Key, Sheet
 from crewbench.figures.marks import (
     BAD,
@@ -22,7 +21,7 @@ from crewbench.figures.marks import (
     work_headings,
 )
 from crewbench.figures.study import Drawn, Study, finish, missing, n_each, outcome
-from crewbench.records import STAGES, Status
+from crewbench.records import Status
 from crewbench.words import seconds
 
 
@@ -76,102 +75,6 @@ def cold_warm(study: Study, canvas: Canvas) -> Drawn:
         f"{n_each(study.trials)}, every trial a point."
     )
     return finish("cold_warm", sheet, caption, "; ".join(said), study.notes())
-
-
-def stages(study: Study, canvas: Canvas) -> Drawn:
-    """The stages along the critical path, stacked to the makespan: mean over a cell's trials that worked."""
-    rows = study.cells(study.trials)
-    found = [(cell, *(_stage_means(study, trials, p) for p in ("cold", "warm"))) for cell, trials in rows]
-    found = [row for row in found if row[1] is not None or row[2] is not None]
-    if not found:
-        return missing(study, "stages", "no trial worked")
-    labels = [study.label(cell) for cell, *_ in found]
-    present = [s for s in ("failed", *STAGES) if any(m and m[s] > 0 for _, *both in found for m in both)]
-    lines = drawing.Rows(labels, canvas, work_headings(study, found), [cell["mode"] for cell, *_ in found])
-    sheet = Sheet(
-        canvas,
-        study.question("stages"),
-        [lines.height_in] * 2,
-        left=left_in(labels, canvas),
-        right=0.65,
-        gap=0.78,
-        heading=0.24,
-        legend=[
-            Key("failed attempts" if s == "failed" else s, canvas.stages[s], hatch=palette.hatch(s))
-            for s in present
-        ],
-        note=study.notes(),
-    )
-    said = []
-    for ax, phase, column in zip(sheet.axes, ("cold", "warm"), (1, 2), strict=True):
-        for i, row in enumerate(found):
-            means = row[column]
-            if means is None:
-                ax.annotate(
-                    "not measured",
-                    (0, lines.at(i)),
-                    xytext=(4, 0),
-                    textcoords="offset points",
-                    va="center",
-                    size=8,
-                    color=QUIET,
-                )
-                continue
-            left = 0.0
-            for stage in present:
-                (bar,) = ax.barh(
-                    lines.at(i),
-                    means[stage],
-                    left=left,
-                    height=0.5,
-                    color=canvas.stages[stage],
-                    hatch=palette.hatch(stage),
-                    edgecolor=PAPER,
-                    linewidth=0.7,
-                )
-                drawing.says(bar, [f"{stage} {seconds(means[stage])}"])
-                left += means[stage]
-            ax.annotate(
-                seconds(left),
-                (left, lines.at(i)),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                size=8.5,
-            )
-            largest = sorted((s for s in present), key=means.__getitem__, reverse=True)[:3]
-            said.append(
-                f"{labels[i]}, {phase}: {seconds(left)}, most of it "
-                + ", ".join(f"{s} {seconds(means[s])}" for s in largest if means[s] > 0)
-            )
-        lines.draw(ax)
-        ax.set_xlim(left=0)
-        drawing.x_grid(ax, "seconds")
-        ax.set_title(
-            f"{phase.capitalize()} round" + ("s" if phase == "warm" else ""),
-            loc="left",
-            weight="bold",
-            x=0 if canvas.narrow else -(sheet.left - 0.1) / (canvas.width_in - sheet.left - sheet.right),
-        )
-    caption = (
-        "Seconds in each stage along the critical path, so that they add up to the makespan; what no stage "
-        "explains is idle. Arithmetic means over the trials that worked; "
-        f"{study.setting_words()}; {n_each(study.trials)}."
-    )
-    return finish("stages", sheet, caption, "; ".join(said))
-
-
-def _stage_means(study: Study, trials: pd.DataFrame, phase: str) -> dict[str, float] | None:
-    """Mean seconds per stage of the attempt that worked, and of what came before it."""
-    ok = trials[trials["status"] == Status.OK]
-    rounds = study.tables["rounds"]
-    rounds = rounds[rounds["trial_id"].isin(ok["trial_id"]) & (rounds["host"].isin(ok["host"]))]
-    rounds = rounds[(rounds["phase"] == phase) & (rounds["status"] == Status.OK)]
-    if rounds.empty:
-        return None
-    means = {stage: float(rounds[f"{stage}_s"].mean()) for stage in STAGES}
-    means["failed"] = float(ok["failed_attempts_s"].fillna(0).mean()) if phase == "cold" else 0.0
-    return means
 
 
 def scaling(study: Study, canvas: Canvas) -> Drawn:

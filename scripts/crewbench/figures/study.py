@@ -12,14 +12,15 @@ import pandas as pd
 from crewbench import cells
 from crewbench.drawing import Sheet
 from crewbench.records import Status
-from crewbench.words import ended
+from crewbench.words import count, ended
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 QUESTIONS = {
     "cold_warm": "How long does the crew take, cold and warm?",
-    "stages": "Where does the time go?",
+    "stages": "Where does the time go {start}?",
+    "chain": "What does a chain's growing context cost?",
     "scaling": "Is another {device} worth its cost?",
     "attempts": "How many {device}s until nothing runs out of memory, and what does finding out cost?",
     "starts": "What does a cold start cost?",
@@ -29,7 +30,8 @@ QUESTIONS = {
     "interference": "How much do agents slow each other?",
     "breakeven": "After how many calls is a dearer start repaid?",
 }
-"""What each figure answers, in the report's order. Then follows a timeline of each mode."""
+"""What each figure answers, in the report's order: `stages` is a figure for each start state. Then follows
+a timeline of each mode."""
 
 TIMELINE = "timeline_{mode}"
 
@@ -41,12 +43,13 @@ def setting_words(setting: Mapping[str, Any], without: Iterable[str], agreement:
     """ "8 agents, eager engine (agrees with float32), zygote start, variant base"; `without`: what is said
     elsewhere."""
     words = {
-        "agents": "{} agents",
         "engine": f"{{}} engine ({agreement})",
         "start": "{} start",
         "variant": "variant {}",
     }
-    said = [
+    agents = "agents" in setting and "agents" not in without
+    said = [count(int(setting["agents"]), "agent")] if agents else []
+    said += [
         text.format(setting[name]) for name, text in words.items() if name not in without and name in setting
     ]
     compiled = cells.compile_cache(setting) if {"start", "compile_cache"}.isdisjoint(without) else ""
@@ -114,7 +117,7 @@ class Study:
         return setting_words(setting, without, cells.agreement(self.tables["trials"], setting).words)
 
     def question(self, name: str) -> str:
-        return QUESTIONS[name].format(device=self.device)
+        return QUESTIONS[name].format(device=self.device, start="{start}")
 
     def budget_note(self) -> str:
         """What stands wherever the memory of slots shows."""

@@ -20,11 +20,11 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from crewbench import cells, drawing, inert, metrics, palette, verdict
+from crewbench import cells, drawing, inert, metrics, opening, palette, ramp, verdict
 from crewbench.figures.study import TIMELINE
 from crewbench.quality import Agreement
 from crewbench.records import Status
-from crewbench.report import comparisons, costs, fits
+from crewbench.report import breaking, comparisons, costs, fits
 from crewbench.report.glossary import GLOSSARY
 from crewbench.stats import Estimate
 from crewbench.tables import Manifest
@@ -32,6 +32,9 @@ from crewbench.words import count, ended, interval, number
 
 COSTS = ("framework", "interference", "breakeven")
 """Figures that stand in a section of their own, each with its table."""
+
+CHAIN = "chain"
+"""The figure that stands with what breaks first."""
 
 HERE = Path(__file__).parent
 ROWS_MAX = 200
@@ -102,6 +105,8 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
     device = "slot" if kind == "slot" else "GPU"
     drawn = [_figure(entry, figures) for entry in json.loads((figures / "figures.json").read_text())]
     timelines = [f for f in drawn if f.name.startswith(TIMELINE.format(mode=""))]
+    apart = {*COSTS, CHAIN}
+    limits = ramp.Limits.of(manifest.config.get("thresholds"))
     of_costs = {f.name: f for f in drawn if f.name in COSTS}
     thresholds = manifest.config.get("thresholds", {})
     here = cells.only(tables["summary"], setting)
@@ -127,14 +132,20 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
         "lead": _lead(manifest, trials, kind),
         "setting": _setting_words(setting, cells.agreement(trials, setting)),
         "warnings": _warnings(trials),
+        "opening": opening.answers(tables, limits),
         "answers": verdict.answers(tables),
+        "limits": breaking.limits_words(limits),
+        "constraints": breaking.constraints(tables, kind)[:ROWS_MAX],
+        "bounds": breaking.bounds(tables["bounds"], kind)[:ROWS_MAX],
+        "chain": breaking.chain(tables["chain"], kind)[:ROWS_MAX],
+        "chain_figure": next(f for f in drawn if f.name == CHAIN),
         "device": device,
         "headline": _table(here, common, kind, ()),
         "headings": _headings(device),
         "elsewhere": _table(elsewhere, None, kind, _varying(tables["summary"])),
         "compared": comparisons.compared(tables["comparisons"], setting, common, kind)[:ROWS_MAX],
         "family": comparisons.family(tables["comparisons"], setting, common),
-        "figures": [f for f in drawn if f not in timelines and f.name not in COSTS],
+        "figures": [f for f in drawn if f not in timelines and f.name not in apart],
         "costs": of_costs,
         "framework": list(islice(costs.framework(tables, kind, thresholds), ROWS_MAX)),
         "goal": thresholds.get("framework_ratio", costs.GOAL),
