@@ -304,7 +304,11 @@ def test_a_mode_that_is_switched_off_leaves_every_table_and_figure(opened, key):
 def test_a_point_says_what_it_is_when_pointed_at(opened):
     page, _, _ = opened(1280)
     # The last of a row's points is on top of the others.
-    page.locator("#figure-cold_warm .wide g:has(> .says)").first.locator(".says").last.hover()
+    point = page.locator("#figure-cold_warm .wide g:has(> .says)").first.locator(".says").last
+    point.scroll_into_view_if_needed()
+    # What scrolling says comes with the next frame, and would hide what the point says.
+    page.evaluate("new Promise(next => requestAnimationFrame(() => requestAnimationFrame(next)))")
+    point.hover()
     tip = page.locator(".tip")
     assert tip.is_visible()
     assert re.fullmatch(r"cold [\d.]+ s, repeat \d", tip.inner_text())

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -105,26 +105,23 @@ def bounds(found: pd.DataFrame, kind: str) -> Rows:
     ]
 
 
-def chain(found: pd.DataFrame, kind: str) -> Rows:
-    """A row for each step of each chain: its prompt, its prefill and its decode."""
+def chain(found: pd.DataFrame, kind: str) -> Iterator[dict[str, Any]]:
+    """A row for each step of each chain: its prompt, its prefill and its decode. A row at a time, because a
+    page shows some of many."""
     varying = cells.varying(found, (*cells.CELL, "compile_cache", "host"))
-    rows = []
     for key, group in found.groupby(cells.WHERE, sort=False):
         cell = dict(zip(cells.WHERE, key, strict=True))
         for step in by_step(group):
-            rows.append(
-                {
-                    "mode": cell["mode"],
-                    "name": cells.label(cell, varying, kind),
-                    "step": f"{step['position']}, {str(step['agent']).replace('_', ' ')}",
-                    "tokens": number(step["prompt_tokens"]),
-                    "prefill": said(_in_ms(step["prefill"]), " ms"),
-                    "each": "–" if step["ms_per_token"] is None else f"{number(step['ms_per_token'])} ms",
-                    "decode": said(_in_ms(step["decode"]), " ms"),
-                    "n": step["n"],
-                }
-            )
-    return rows
+            yield {
+                "mode": cell["mode"],
+                "name": cells.label(cell, varying, kind),
+                "step": f"{step['position']}, {str(step['agent']).replace('_', ' ')}",
+                "tokens": number(step["prompt_tokens"]),
+                "prefill": said(_in_ms(step["prefill"]), " ms"),
+                "each": "–" if step["ms_per_token"] is None else f"{number(step['ms_per_token'])} ms",
+                "decode": said(_in_ms(step["decode"]), " ms"),
+                "n": step["n"],
+            }
 
 
 def _in_ms(found: Estimate) -> Estimate:

@@ -33,40 +33,20 @@ def framework(tables: Mapping[str, pd.DataFrame], kind: str, thresholds: Mapping
     for cell, group in _by_cell(worked):
         ratio = _estimate(tables["summary"], cell, "warm_over_replay")
         share = Estimate(*(tax.share_pct(x) for x in (ratio.value, ratio.low, ratio.high)), ratio.n)
-<<<<<<< HEAD
         yield {
             "mode": cell["mode"],
             "name": cells.label(cells.told(tables["trials"], cell), varying, kind),
             "warm": number(metrics.median(group["warm_s"])),
             "replay": number(metrics.median(group["replay_s"])),
             "added": number(metrics.median(group["warm_s"] - group["replay_s"])),
-            "ratio": _said(ratio, " ×"),
-            "share": _said(share, " %"),
+            "ratio": said(ratio, " ×"),
+            "share": said(share, " %"),
             "step_ms": number(metrics.median(group["added_ms_per_step"])),
             "step_tokens": number(metrics.median(group["added_tokens_per_step"])),
             "step_calls": number(metrics.median(group["added_calls_per_step"])),
             "goal": tax.against_goal(ratio, goal),
             "n": len(group),
         }
-=======
-        rows.append(
-            {
-                "mode": cell["mode"],
-                "name": cells.label(cells.told(tables["trials"], cell), varying, kind),
-                "warm": number(metrics.median(group["warm_s"])),
-                "replay": number(metrics.median(group["replay_s"])),
-                "added": number(metrics.median(group["warm_s"] - group["replay_s"])),
-                "ratio": said(ratio, " ×"),
-                "share": said(share, " %"),
-                "step_ms": number(metrics.median(group["added_ms_per_step"])),
-                "step_tokens": number(metrics.median(group["added_tokens_per_step"])),
-                "step_calls": number(metrics.median(group["added_calls_per_step"])),
-                "goal": tax.against_goal(ratio, goal),
-                "n": len(group),
-            }
-        )
-    return rows
->>>>>>> 41a32f7 (What breaks first, what bounds each mode and what to use open the report; stages in a figure for each start state)
 
 
 def interference(tables: Mapping[str, pd.DataFrame], kind: str) -> Rows:
@@ -78,7 +58,6 @@ def interference(tables: Mapping[str, pd.DataFrame], kind: str) -> Rows:
         for cell, group in _by_cell(beside[beside["relation"] == relation]):
             known = group.dropna(subset=["slowdown"])
             ratio = _estimate(tables["summary"], cell, f"slowdown_{relation}")
-<<<<<<< HEAD
             yield {
                 "mode": cell["mode"],
                 "name": cells.label(cells.told(tables["trials"], cell), varying, kind),
@@ -86,26 +65,10 @@ def interference(tables: Mapping[str, pd.DataFrame], kind: str) -> Rows:
                 "others": number(metrics.median(group["others"])),
                 "token_ms": number(1000 * metrics.median(group["s_per_token"])),
                 "alone_ms": number(_thousand(metrics.median(group["alone_s_per_token"]))),
-                "slowdown": _said(ratio, " ×") if len(known) else ("–", ""),
+                "slowdown": said(ratio, " ×") if len(known) else ("–", ""),
                 "alone": known["alone"].iloc[0] if len(known) else group["note"].iloc[0],
                 "n": len(known),
             }
-=======
-            rows.append(
-                {
-                    "mode": cell["mode"],
-                    "name": cells.label(cells.told(tables["trials"], cell), varying, kind),
-                    "relation": words,
-                    "others": number(metrics.median(group["others"])),
-                    "token_ms": number(1000 * metrics.median(group["s_per_token"])),
-                    "alone_ms": number(_thousand(metrics.median(group["alone_s_per_token"]))),
-                    "slowdown": said(ratio, " ×") if len(known) else ("–", ""),
-                    "alone": known["alone"].iloc[0] if len(known) else group["note"].iloc[0],
-                    "n": len(known),
-                }
-            )
-    return rows
->>>>>>> 41a32f7 (What breaks first, what bounds each mode and what to use open the report; stages in a figure for each start state)
 
 
 def breakeven(tables: Mapping[str, pd.DataFrame], kind: str) -> Rows:
@@ -115,34 +78,17 @@ def breakeven(tables: Mapping[str, pd.DataFrame], kind: str) -> Rows:
     for row in pairs.to_dict("records"):
         calls = repayment.estimate_of(row)
         never = row["outcome"] == NEVER
-<<<<<<< HEAD
         yield {
             "mode": row["b_mode"],
             "heading": repayment.heading(row),
             "name": repayment.label(row, varying, kind),
             "seconds": [number(row[n]) for n in ("start_b_s", "start_a_s", "call_b_s", "call_a_s")],
-            "calls": (row["outcome"], "") if never else _said(calls),
+            "calls": (row["outcome"], "") if never else said(calls),
             "why": row["note"],
             "rounds": "–" if never else number(row["calls"] / row["calls_per_round"]),
             "zygote": number(row["zygote_s"]) if row["zygote_s"] == row["zygote_s"] else "none",
             "n": int(row["n"]),
         }
-=======
-        rows.append(
-            {
-                "mode": row["b_mode"],
-                "heading": repayment.heading(row),
-                "name": repayment.label(row, varying, kind),
-                "seconds": [number(row[n]) for n in ("start_b_s", "start_a_s", "call_b_s", "call_a_s")],
-                "calls": (row["outcome"], "") if never else said(calls),
-                "why": row["note"],
-                "rounds": "–" if never else number(row["calls"] / row["calls_per_round"]),
-                "zygote": number(row["zygote_s"]) if row["zygote_s"] == row["zygote_s"] else "none",
-                "n": int(row["n"]),
-            }
-        )
-    return rows
->>>>>>> 41a32f7 (What breaks first, what bounds each mode and what to use open the report; stages in a figure for each start state)
 
 
 def serving(tables: Mapping[str, pd.DataFrame], kind: str) -> Rows:
