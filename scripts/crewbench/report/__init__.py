@@ -137,7 +137,7 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
         "limits": breaking.limits_words(limits),
         "constraints": breaking.constraints(tables, kind)[:ROWS_MAX],
         "bounds": breaking.bounds(tables["bounds"], kind)[:ROWS_MAX],
-        "chain": breaking.chain(tables["chain"], kind)[:ROWS_MAX],
+        "chain": list(islice(breaking.chain(tables["chain"], kind), ROWS_MAX)),
         "chain_figure": next(f for f in drawn if f.name == CHAIN),
         "device": device,
         "headline": _table(here, common, kind, ()),
