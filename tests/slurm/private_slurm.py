@@ -9,9 +9,11 @@ from __future__ import annotations
 import ctypes
 import os
 import secrets
+import select
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -81,6 +83,12 @@ class PrivateSlurm:
             (place / name).mkdir(parents=True)
         place.chmod(0o755)
         self._configure(gpus)
+        # Steps of jobs outlive slurmd, and what is killed tidies nothing up.
+        self._keeper = subprocess.Popen(
+            [sys.executable, __file__, str(os.getpid()), str(place)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            start_new_session=True,
+        )
         try:
             self._start_munge()
             self.start_controller()
@@ -182,7 +190,7 @@ class PrivateSlurm:
         self._end(f"slurmd-{node}", signal.SIGKILL)
         # Before its processes end: what survives of the node would report how they did.
         self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
-        for pid in self._processes(f"SLURMD_NODENAME={node}"):
+        for pid in processes(self.place, f"SLURMD_NODENAME={node}"):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -230,17 +238,6 @@ class PrivateSlurm:
 
     # ---- the end
 
-    def _processes(self, mark: str) -> list[int]:
-        """The living processes of this cluster whose environment holds the mark."""
-        wanted = {mark.encode(), f"SLURM_CONF={self.place}/slurm.conf".encode()}
-        found = []
-        for entry in os.scandir("/proc"):
-            if entry.name.isdigit():
-                with suppress(OSError):
-                    if wanted <= set(Path(entry.path, "environ").read_bytes().split(b"\0")):
-                        found.append(int(entry.name))
-        return found
-
     def clear(self) -> None:
         """Cancel all jobs, and wait until none is left."""
         self.run("scancel", f"--user={os.getuid()}", check=False)
@@ -253,7 +250,38 @@ class PrivateSlurm:
                 self.clear()
         for name in reversed(list(self._daemons)):
             self._end(name)
-        for pid in self._processes(f"SLURM_CONF={self.place}/slurm.conf"):
-            if pid != os.getpid():
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        self._keeper.terminate()
+        self._keeper.wait()
+        end(self.place)
+
+
+def end(place: Path) -> None:
+    """Kill whatever belongs to the cluster there."""
+    for pid in processes(place):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def processes(place: Path, mark: str = "") -> list[int]:
+    """The processes of a cluster, those whose environment holds the mark."""
+    wanted = {f"SLURM_CONF={place}/slurm.conf".encode(), *([mark.encode()] if mark else [])}
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with suppress(OSError):
+                if wanted <= set(Path(entry.path, "environ").read_bytes().split(b"\0")):
+                    found.append(int(entry.name))
+    return found
+
+
+def keep(pid: int, place: Path) -> None:
+    """End the cluster when the process that started it is gone, however that went."""
+    with suppress(ProcessLookupError):
+        select.select([os.pidfd_open(pid)], [], [])
+    while processes(place):
+        end(place)
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    keep(int(sys.argv[1]), Path(sys.argv[2]))
