@@ -34,11 +34,12 @@ def body(args: argparse.Namespace, scratch: Path) -> int:
         study = matrix.read(args.matrix)
         spec = study.spec(args.trial)
         # Before the trial has a home and a temporary directory of its own.
-        stage_in = stage.place(study.config.model.stage, os.environ) if spec.staged else None
+        said = study.config.model.stage
+        stage_in = stage.place(said, os.environ) if spec.staged else None
         enter(scratch)
         if spec.cell.allocation_each:
             return run_next(spec, args.out, args.kept, scratch, ROOT, stage_in)
-        run_trial(spec, args.out, scratch, ROOT, stage_in)
+        run_trial(spec, args.out, scratch, ROOT, stage_in, said)
     except (DeviceError, CheckpointError, SamplerError, RunnerError, matrix.MatrixError) as error:
         sys.exit(f"error: {error}")
     except OSError as error:

@@ -68,12 +68,12 @@ def _one_of(known: Mapping[str, Any]) -> Any:
     return Annotated[str, AfterValidator(check), WithJsonSchema({"type": "string", "enum": list(known)})]
 
 
-_ADDRESS = r"^[^:/\s]+:[0-9]+$"
+_ADDRESS = r"^([^:/\s]+:[0-9]+|auto)$"
 
 
 def _address(text: str) -> str:
     if not re.match(_ADDRESS, text):
-        raise PydanticCustomError("address", "must be host:port")
+        raise PydanticCustomError("address", "must be host:port or auto")
     return text
 
 
@@ -250,7 +250,13 @@ class Variant(Section):
     )
     ray_address: Address | None = Field(
         None,
-        description="actors: a Ray that runs on this host, as host:port (null: each trial starts its own)",
+        description="actors: a Ray that runs on this host, as host:port, or auto for what RAY_ADDRESS says "
+        "when the trial starts (null: each trial starts its own)",
+    )
+    hosts: Count | None = Field(
+        None,
+        description="actors: how many hosts of the Ray at ray_address a trial spans, with as many of its "
+        "`gpus` on each (null: 1, the trial's own)",
     )
     prefix_cache: bool | None = Field(
         None,
@@ -585,7 +591,9 @@ def _check_devices(config: Config, runs: Mapping[int, Run], root: Path) -> Itera
     if have is None:
         return
     for i, run in runs.items():
-        if max(run.gpus) > have:
+        # A variant over several hosts has them of each; the matrix looks at every cell by itself.
+        known = (config.variants[name] for name in run.variant if name in config.variants)
+        if max(run.gpus) > have * max((variant.hosts or 1 for variant in known), default=1):
             yield Problem(
                 f"runs[{i}].gpus",
                 f"must be at most {have}, the number in {key}: lower it or raise {key}",

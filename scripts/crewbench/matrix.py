@@ -28,7 +28,7 @@ from crewbench.config import (
     placeholders,
     read_crew,
 )
-from crewbench.deployment import Deployment
+from crewbench.deployment import Deployment, Worker
 from crewbench.devices.inventory import DeviceError, NoDevices, NoDriver, list_devices
 from crewbench.engines import ENGINES
 from crewbench.estimate import estimate_s
@@ -263,6 +263,8 @@ def skip_reason(cell: Cell, device_kind: str) -> str | None:
                 return f"{option} is for one worker: {why}"
     if strange := strange.difference(*(runner.options for runner in runners.values())):
         return f"engine {cell.engine} has no option {', '.join(sorted(strange))}"
+    if reason := _not_over_hosts(cell, workers):
+        return reason
     if engine.no_threads and any(w.concurrency > 1 for w in workers):
         return f"engine {cell.engine} runs one step at a time on one copy: {engine.no_threads}"
     if any(len(w.devices) > 1 for w in workers):
@@ -271,6 +273,20 @@ def skip_reason(cell: Cell, device_kind: str) -> str | None:
         for option, value, why in engine.one_device_options:
             if cell.options.get(option) == value:
                 return f"{option} {value} keeps a copy on one device: {why}"
+    return None
+
+
+def _not_over_hosts(cell: Cell, workers: Sequence[Worker]) -> str | None:
+    """Why these workers do not fit on the hosts that the cell spans, or None."""
+    if cell.hosts == 1:
+        return None
+    if "ray_address" not in cell.options:
+        return f"{cell.hosts} hosts need ray_address: a Ray of the trial's own is on one host"
+    if cell.gpus % cell.hosts:
+        return f"{cell.gpus} GPUs cannot be divided over {cell.hosts} hosts"
+    each = cell.gpus // cell.hosts
+    if any(len({device // each for device in worker.devices}) > 1 for worker in workers):
+        return f"a copy would lie on two hosts: each has {each} of the GPUs"
     return None
 
 
@@ -337,7 +353,7 @@ class Matrix:
             output_length=options.get("length", config.generation.length),
             output_tokens=options.get("output_tokens", config.generation.output_tokens),
             device_kind=self.devices.kind,
-            device_count=self.devices.count if self.devices.kind == "slot" else cell.gpus,
+            device_count=self.devices.count if self.devices.kind == "slot" else cell.gpus // cell.hosts,
             memory_mib=options.get("memory_mib", self.devices.memory_mib),
             sampler_hz=config.sampler.hz,
             load_timeout_s=config.timeouts.load_s,
@@ -478,7 +494,7 @@ class Matrix:
         copies = max(len(d.workers) for d in plan.attempts)
         per_copy = 900 + (2 * self.model.weights_mib if slots else 512)
         return {
-            "gpu": trial.cell.gpus,
+            "gpu": trial.cell.gpus // trial.cell.hosts,
             "host": HOST if self.config.exclusive else 1,
             "mem_mb": 1500 + self.model.weights_mib + copies * per_copy,
             "runtime": 15 + math.ceil(self.estimated_s(trial_id) * 5 / 60),
@@ -487,7 +503,7 @@ class Matrix:
 
     @property
     def max_gpus(self) -> int:
-        return max(t.cell.gpus for t in self)
+        return max(t.cell.gpus // t.cell.hosts for t in self)
 
     def manifest(self) -> dict[str, Any]:
         """What the scripts read: plain JSON, from which `read` makes an equal Matrix."""
@@ -657,7 +673,7 @@ def _cells(matrix: Matrix) -> list[tuple[Cell, int, int]]:
             if reason is not None:
                 matrix.skipped.append(Skip(cell, reason))
                 continue
-            too_many |= gpus > matrix.devices.count
+            too_many |= gpus // cell.hosts > matrix.devices.count
             key = cell.trial_id(0)
             if key in found:
                 where = f"runs[{i}]"
@@ -723,7 +739,9 @@ def check_extras(matrix: Matrix, root: Path = Path()) -> None:
 def check_limit(matrix: Matrix, limit: int | None) -> None:
     """ConfigError when a trial needs more devices than `--resources gpu=` allows: Snakemake would
     silently run it with fewer."""
-    over = sorted({t.cell.trial_id(0)[:-4] for t in matrix if limit is not None and t.cell.gpus > limit})
+    over = sorted(
+        {t.cell.trial_id(0)[:-4] for t in matrix if limit is not None and t.cell.gpus // t.cell.hosts > limit}
+    )
     if over:
         shown = ", ".join(over[:3]) + (f" and {len(over) - 3} more" if len(over) > 3 else "")
         right = f"must be at least {matrix.max_gpus} for {shown}: raise it, or take fewer gpus in runs"

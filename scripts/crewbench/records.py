@@ -10,7 +10,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -46,7 +46,7 @@ class Identity:
     start: str
     variant: str
     repeat: int
-    host: str
+    host: str  # the last: rows of other hosts differ in it
 
 
 @dataclass(slots=True)
@@ -255,8 +255,10 @@ class CsvWriter:
         self._names = [f.name for f in fields(row_type)]
         self._writer.writerow(columns(row_type))
 
-    def write(self, row: Any) -> None:
-        self._writer.writerow(self._identity + [cell(getattr(row, n)) for n in self._names])
+    def write(self, row: Any, host: str | None = None) -> None:
+        """One row; `host` where it was on another than the trial's own."""
+        identity = self._identity if host is None else [*self._identity[:-1], host]
+        self._writer.writerow(identity + [cell(getattr(row, n)) for n in self._names])
 
     def flush(self) -> None:
         self._file.flush()
@@ -267,11 +269,18 @@ class CsvWriter:
         self._file.close()
 
 
-def write_csv(path: Path, row_type: type, identity: Identity, rows: Iterable[Any]) -> None:
+def write_csv(
+    path: Path,
+    row_type: type,
+    identity: Identity,
+    rows: Iterable[Any],
+    host_of: Callable[[Any], str | None] = lambda row: None,
+) -> None:
+    """A file of rows. `host_of` says which host a row was on, None for the trial's own."""
     writer = CsvWriter(path, row_type, identity)
     try:
         for row in rows:
-            writer.write(row)
+            writer.write(row, host_of(row))
     finally:
         writer.close()
 

@@ -2,7 +2,8 @@
 
 To add one, add a file under execute/ with a class that takes a Setup and has `start(worker, devices, life,
 attempt) -> Handle`, `zygote_s`, `runner_s`, `restarts` (how often a worker that dies is started again) and
-`taints`, and a line to RUNNERS. Where it is the first of an engine's runners, the file also has `held(job)`:
+`taints`, `elsewhere` (its parts on other hosts, as execute/actor.py has them, or none), and a line to
+RUNNERS. Where it is the first of an engine's runners, the file also has `held(job)`:
 a context that gives the job's engine, loaded and without agents.
 """
 
@@ -56,7 +57,7 @@ RUNNERS: dict[str, RunnerInfo] = {
         "ActorRunner",
         "a Ray actor for each worker",
         starts=("process", "disk"),
-        options=("ray_address",),
+        options=("ray_address", "hosts"),
         extra="ray",
         ready_s=8.0,
     ),

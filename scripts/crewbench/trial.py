@@ -32,6 +32,11 @@ class Cell:
         """Whether each attempt runs in an allocation of its own."""
         return self.options.get(ALLOCATION) == "attempt"
 
+    @property
+    def hosts(self) -> int:
+        """How many hosts the devices are on, as many on each."""
+        return self.options.get("hosts", 1)
+
     def trial_id(self, repeat: int) -> str:
         size = f"{self.mode}__g{self.gpus}__a{self.agents}"
         return f"{size}__{self.engine}__{self.start}__{self.variant}__r{repeat}"
@@ -90,6 +95,11 @@ class Spec:
     @property
     def trial_id(self) -> str:
         return self.cell.trial_id(self.repeat)
+
+    @property
+    def hosts(self) -> int:
+        """How many hosts the trial's devices are on, as many on each."""
+        return self.cell.hosts
 
     @property
     def spec8(self) -> str:

@@ -157,8 +157,8 @@ def test_a_key_of_another_section_is_pointed_there(root):
             'variants.base: found {"memory_mib": 4}; must have no options: base is what nothing varies',
         ),
         (
-            {"runs": RUNS, "variants": {"near": {"ray_address": "auto"}}},
-            'variants.near.ray_address: found "auto"; must be host:port',
+            {"runs": RUNS, "variants": {"near": {"ray_address": "here"}}},
+            'variants.near.ray_address: found "here"; must be host:port or auto',
         ),
         ({"runs": RUNS, "repeats": 2.5}, "repeats: found 2.5; must be a whole number"),
         ({"runs": RUNS, "repeats": True}, "repeats: found true; must be a number"),

@@ -516,3 +516,29 @@ def test_whether_a_checkpoint_is_staged_is_of_the_trial_and_where_is_not(build):
     )
     assert here == there
     assert plain.keys() == here.keys() and not set(plain.values()) & set(here.values())
+
+
+def test_a_trial_that_spans_hosts_asks_for_a_hosts_share_and_a_cell_that_cannot_is_skipped(build):
+    near = {"ray_address": "auto"}
+    made = build(
+        runs=[
+            {"mode": "actors", "gpus": [3, 8], "agents": 8, "variant": "two"},
+            {"mode": "actors", "gpus": 2, "agents": 2, "variant": ["alone", "spread"]},
+            {"mode": "parallel", "gpus": 2, "agents": 2, "variant": "far"},
+        ],
+        variants={
+            "two": {**near, "hosts": 2},
+            "alone": {"hosts": 2},
+            "spread": {**near, "hosts": 2, "devices_per_copy": 2},
+            "far": {"hosts": 2},
+        },
+        devices={"kind": "slots", "slots": 4},
+    )
+    (trial,) = made
+    assert (trial.cell.gpus, made.resources(trial.trial_id)["gpu"], made.max_gpus) == (8, 4, 4)
+    assert [s["reason"] for s in made.manifest()["skipped"]] == [
+        "3 GPUs cannot be divided over 2 hosts",
+        "2 hosts need ray_address: a Ray of the trial's own is on one host",
+        "a copy would lie on two hosts: each has 1 of the GPUs",
+        "engine eager has no option hosts",
+    ]

@@ -41,7 +41,7 @@ class Device:
     """A GPU (or MIG instance) by its UUID, or a CPU slot.
 
     `index` is NVML's, in PCI bus order whatever CUDA_VISIBLE_DEVICES says; a MIG instance has its GPU's.
-    `memory_mib` is the GPU's own memory, or the slot's simulated budget.
+    `memory_mib` is the GPU's own memory, or the slot's simulated budget; `host` is set by a trial.
     """
 
     uuid: str
@@ -49,6 +49,7 @@ class Device:
     kind: Literal["gpu", "slot"]
     name: str
     memory_mib: float
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,13 +90,14 @@ def lease(
     exclusive_host: bool = True,
     deadline_s: float | None = None,
     holder: str = "",
+    host: str | None = None,
 ) -> Lease:
     """Hold `count` of `devices` and wait until they can be had.
 
     With `exclusive_host` no other lease is held on the host at the same time, and it is the first `count`;
     without, others that are not exclusive may be held too, and it is the first free ones. `deadline_s` is how
-    long to wait at most, None for ever; `holder` says who holds them (a trial id). Raises TooFewDevices,
-    LeaseTimeout.
+    long to wait at most, None for ever; `holder` says who holds them (a trial id); `host` is the host's name
+    where several are played by one. Raises TooFewDevices, LeaseTimeout.
 
     One ticket for the whole host is held while acquiring and only then: so two that each want several
     devices cannot hold half of them each, and one that wants all is not overtaken for ever.
@@ -104,7 +105,7 @@ def lease(
     if not 1 <= count <= len(devices):
         raise TooFewDevices(f"{count} devices to lease of {len(devices)}: ask for 1 to {len(devices)}")
     began = time.monotonic()
-    place, host = directory(), allocation.host()
+    place, host = directory(), host or allocation.host()
     waiter = _Waiter(place, host, None if deadline_s is None else began + deadline_s)
     held: list[int] = []
     try:

@@ -11,18 +11,25 @@ import math
 import multiprocessing
 import os
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
+from crewbench.checkpoint.files import PageCacheError
 from crewbench.deployment import Worker
 from crewbench.devices.inventory import Device
 from crewbench.execute import cluster, made
-from crewbench.execute.cluster import Key, Order, Settings
+from crewbench.execute.cluster import Settings
+from crewbench.execute.door import Key, Order, send
+from crewbench.execute.outpost import Begin, Plan
 from crewbench.execute.process import PassedFd
 from crewbench.execute.setup import RunnerError, Setup
 from crewbench.runners import RUNNERS
+
+AUTO, AUTO_ADDRESS = "auto", "RAY_ADDRESS"
+"""As Ray has it: that value means the address in that variable."""
 
 RESTARTS = 3
 """How often an actor is started again: one that its work kills would never stop dying."""
@@ -60,6 +67,38 @@ class Handle:
         return made.read(self.counted)
 
 
+class Elsewhere:
+    """The trial's part on another host (outpost.py), as host.py uses it. `record` is what trial.json says."""
+
+    def __init__(self, runner: ActorRunner, number: int, plan: Plan) -> None:
+        self._runner = runner
+        self._number = number
+        self.name = plan.name or f"host {number} of the trial"
+        facts = self._ask("prepare", plan)
+        self.name: str = facts["host"]
+        self.devices: tuple[Device, ...] = facts["devices"]
+        self.record: dict[str, Any] = {**facts, "devices": [asdict(d) for d in self.devices]}
+
+    def begin(self, wanted: Begin) -> None:
+        """Bring the start state about there and start its sampler. PageCacheError if it cannot be had."""
+        self.record["anchor"] = self._ask(
+            "begin", replace(wanted, elapsed_s=time.monotonic() - wanted.zero_s)
+        )
+
+    def finish(self, pids: set[int]) -> Mapping[str, Any]:
+        """Stop its sampler: what that found, and the rows of gpu.csv as text without their header."""
+        found = self._ask("finish", pids)
+        self.record["pressure"] = found["pressure"]
+        return found
+
+    def _ask(self, what: str, argument: Any) -> Any:
+        answer, *rest = self._runner.ask(self._number, what, argument)
+        if answer == "answer":
+            return rest[0]
+        kind, why = rest
+        raise (PageCacheError if kind == "PageCacheError" else RunnerError)(f"{self.name}: {why}")
+
+
 class ActorRunner:
     """Starts actors. `runner_s` is what a Ray of the trial's own took to start, or another to join."""
 
@@ -73,8 +112,14 @@ class ActorRunner:
         place = setup.scratch / "ray"
         place.mkdir()
         options = {name: spec.cell.options.get(name) for name in RUNNERS["actor"].options}
+        address = options["ray_address"]
+        if address == AUTO and not (address := os.environ.get(AUTO_ADDRESS)):
+            raise RunnerError(
+                f"ray_address is {AUTO} and {AUTO_ADDRESS} is not set: set it to Ray's host:port"
+            )
+        hosts = spec.hosts
         settings = Settings(
-            options["ray_address"], str(place), spec.cell.gpus if spec.device_kind == "gpu" else 0, RESTARTS
+            address, str(place), spec.cell.gpus if spec.device_kind == "gpu" else 0, RESTARTS, hosts
         )
         self._conn, theirs = multiprocessing.Pipe()
         trial = PassedFd(os.pidfd_open(os.getpid()))
@@ -84,7 +129,8 @@ class ActorRunner:
         )
         self._process.start()
         theirs.close()
-        said, why = "failed", f"it was not ready within {START_S:g} s"
+        said: str = "failed"
+        why: Any = f"it was not ready within {START_S:g} s"
         try:
             if self._conn.poll(START_S):
                 said, why = self._conn.recv()
@@ -94,7 +140,40 @@ class ActorRunner:
             where = f"at {settings.address}" if settings.address else "of the trial's own"
             raise RunnerError(f"no Ray {where}: {why}")
         self._lost = False
+        self.elsewhere = tuple(
+            Elsewhere(self, number, self._plan(name)) for number, name in enumerate(why or (), 1)
+        )
         self.runner_s = time.monotonic() - began
+
+    def _plan(self, name: str | None) -> Plan:
+        spec, slots = self._setup.spec, self._setup.spec.device_kind == "slot"
+        if spec.memory_mib is not None and not slots:
+            raise RunnerError("a memory budget of GPUs is kept on the trial's own host only: leave it out")
+        return Plan(
+            name=name,
+            kind=spec.device_kind,
+            listed=spec.device_count if slots else None,
+            count=spec.cell.gpus // spec.hosts,
+            memory_mib=spec.memory_mib,
+            exclusive=spec.exclusive,
+            holder=spec.trial_id,
+            model_dir=os.path.abspath(spec.model_dir),
+            stage=self._setup.stage,
+            scratch=str(self._setup.scratch),
+            environment=dict(os.environ),
+        )
+
+    def ask(self, number: int, what: str, argument: Any) -> tuple[Any, ...]:
+        """Ask a part on another host something, and wait for what it says."""
+        self.tell("ask", (number, what, argument), [])
+        try:
+            answer = self._conn.recv()
+        except (EOFError, OSError):
+            answer = ("lost",)
+        if answer == ("lost",):
+            self._lost = True
+            return "wrong", "RunnerError", "Ray is gone"
+        return answer
 
     def lost(self) -> bool:
         """Whether Ray is gone. Its process is asked: an actor's death may be seen before Ray's own is."""
@@ -116,15 +195,16 @@ class ActorRunner:
         ours, theirs = multiprocessing.Pipe()
         gone, alive = os.pipe()
         asked = time.monotonic()
-        order = Order((attempt, held.name), replace(job, asked_s=asked), self._share(attempt))
+        host = next((n for n, far in enumerate(self.elsewhere, 1) if devices[0] in far.devices), 0)
+        order = Order((attempt, held.name), replace(job, asked_s=asked), self._share(attempt), host)
         self.tell("start", order, [theirs.fileno(), alive])
         theirs.close()
         os.close(alive)
         return Handle(self, order.key, ours, gone, asked, job.made)
 
-    def tell(self, what: str, order: Order | Key, fds: list[int]) -> None:
+    def tell(self, what: str, order: Any, fds: list[int]) -> None:
         with suppress(OSError):
-            cluster.send(self._conn, (what, order), fds)
+            send(self._conn, (what, order), fds)
 
     def _share(self, attempt: int) -> float:
         """GPUs that Ray admits each actor by. All alike, so that any packing of Ray's admits all of them."""

@@ -2,16 +2,15 @@
 
 A process of its own, because Ray ends whoever drives it when its own parts are gone, and a trial has rows to
 write even then. Ray starts an actor's process, and starts it again when it dies; the process then comes to
-this one for its work (execute/actor.py has the trial's side):
+its host's door for its work (door.py). On the trial's host that is here, elsewhere an outpost's (outpost.py).
+execute/actor.py has the trial's side:
 
-    trial -> here    ("start", Order) with the actor's ends of a connection and of a pipe, ("end", key), and
-                     ("here?", any key), which is answered ("here",)
-    actor -> here    its key, over a Unix socket with a secret
-    here -> actor    its Job, the trial's environment, and those ends, so that it speaks with the trial itself
+    trial -> here    ("start", Order) with the actor's ends of a connection and of a pipe, ("end", key),
+                     ("here?", any key), which is answered ("here",), and ("ask", (host, what, argument)),
+                     which is answered ("answer", value) or ("wrong", kind, text)
     here -> trial    ("pid", pid) on that connection, before the actor has it; ("lost",) when Ray is gone
 
-The pipe's end is held by nobody but the actor, so the kernel tells the trial when it is gone. It also means
-that actors live on this host, whatever else the cluster has.
+An actor of another host has no end of a connection here: this process keeps it, and passes on what is said.
 """
 
 from __future__ import annotations
@@ -20,28 +19,30 @@ import os
 import secrets
 import signal
 import socket
-import struct
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Client, Connection, Listener, wait
+from multiprocessing.connection import Connection, Listener, wait
 from pathlib import Path
 from typing import Any
 
 from crewbench import inert
 from crewbench.devices import procfs
-from crewbench.execute import worker
+from crewbench.execute import made, worker
+from crewbench.execute.clocks import shifted
+from crewbench.execute.door import Actor, Door, Key, Order, receive, short
 from crewbench.execute.guardian import PR_SET_CHILD_SUBREAPER, children, end_descendants, prctl
-from crewbench.execute.worker import Job
-
-Key = tuple[int, str]
-"""Attempt and worker."""
+from crewbench.execute.outpost import Outpost, keep_alive
 
 OBJECT_STORE_MIB = 80
 """Ray's least is 75; nothing goes through it here."""
 
 CONNECT_S = 10.0
+
+ARRIVE_S = 90.0
+"""How long Ray may take to start the outposts."""
 
 LOOPBACK = {
     # Without it Ray takes the address by which others reach this host. The name is about systems on which
@@ -73,80 +74,14 @@ BINDING = {
 @dataclass(frozen=True, slots=True)
 class Settings:
     """`address` names a Ray that runs, None starts one; `place` a directory that goes with the trial; `gpus`
-    how many a Ray that is started has; `restarts` how often Ray starts an actor again."""
+    how many a Ray that is started has; `restarts` how often Ray starts an actor again; `hosts` how many hosts
+    the trial spans."""
 
     address: str | None
     place: str
     gpus: int
     restarts: int
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A life of a worker. `gpus` is what Ray admits its actor by."""
-
-    key: Key
-    job: Job
-    gpus: float
-
-
-@dataclass(slots=True)
-class _Actor:
-    """One actor, over all of its processes. `order` and `arrived` wait for each other."""
-
-    handle: Any
-    order: tuple[Order, list[int]] | None = None
-    arrived: Connection | None = None
-    pidfd: int | None = None
-    over: bool = False
-
-
-def send(conn: Connection, message: Any, fds: Sequence[int]) -> None:
-    """A message over a Unix socket's connection, with file descriptors."""
-    conn.send((message, len(fds)))
-    with socket.socket(fileno=os.dup(conn.fileno())) as plain:
-        socket.send_fds(plain, [b"."], fds)
-
-
-def receive(conn: Connection) -> tuple[Any, list[int]]:
-    """What `send` sent."""
-    message, count = conn.recv()
-    with socket.socket(fileno=os.dup(conn.fileno())) as plain:
-        dot, fds, _, _ = socket.recv_fds(plain, 1, count)
-    if not dot or len(fds) != count:
-        raise EOFError("the file descriptors did not come")
-    return message, fds
-
-
-# ---------------------------------------------------------------- in an actor
-
-
-class Actor:
-    """What Ray holds: a process that becomes a worker like any other."""
-
-    def run(self, address: str, secret: bytes, key: Key) -> None:
-        """A life of the worker. Ray calls it again in the process that takes the place of a dead one."""
-        with Client(address, "AF_UNIX", authkey=secret) as conn:
-            conn.send(key)
-            (job, environment), fds = receive(conn)
-        to_trial, _, trial, cluster, log, *_ = fds
-        become(environment, log)
-        worker.die_with(cluster)
-        worker.work(Connection(to_trial), job, trial)
-
-
-def become(environment: Mapping[str, str], log: int) -> None:
-    """Give this process the environment and the log that any worker of the trial has."""
-    for name in os.environ.keys() - environment.keys():
-        if not name.startswith("RAY_"):
-            del os.environ[name]
-    os.environ.update(environment)
-    for stream in (1, 2):
-        os.dup2(log, stream)
-    sys.stdout, sys.stderr = (open(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
-
-
-# ---------------------------------------------------------------- beside the trial
+    hosts: int = 1
 
 
 def main(conn: Connection, settings: Settings, trial_pidfd: Any, lease_fds: Any) -> None:
@@ -155,15 +90,17 @@ def main(conn: Connection, settings: Settings, trial_pidfd: Any, lease_fds: Any)
     worker.die_with(trial_pidfd.fd, first=end_descendants)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     environment = dict(os.environ)
+    held = [trial_pidfd.fd, os.pidfd_open(os.getpid()), 2, *(fd.fd for fd in lease_fds)]
     try:
         node = join(settings)
+        door = Door(Path(settings.place), environment, held)
+        outposts = reach(node, settings.hosts - 1)
     except BaseException as error:
         conn.send(("failed", f"{type(error).__name__}: {error}"[:2000]))
         end_descendants()
         os._exit(1)
-    held = [trial_pidfd.fd, os.pidfd_open(os.getpid()), 2, *(fd.fd for fd in lease_fds)]
-    cluster = Cluster(conn, settings, node, environment, held)
-    conn.send(("ready", ""))
+    cluster = Cluster(conn, settings, node, door, outposts)
+    conn.send(("ready", [post.name for post in outposts]))
     try:
         cluster.run()
     finally:
@@ -203,12 +140,6 @@ def join(settings: Settings) -> str:
     return ray.get_runtime_context().get_node_id()
 
 
-def short(place: Path) -> str:
-    """A name of that directory with room after it for the names of Ray's sockets, which take 63 of the 107
-    bytes that a socket's path has (unix(7)). It is good for as long as this process lives."""
-    return f"/proc/{os.getpid()}/fd/{os.open(place, os.O_PATH)}"
-
-
 def token() -> dict[str, str]:
     """Where the user's Ray token is: Ray looks in the home directory, and a trial has another one."""
     import pwd
@@ -218,25 +149,97 @@ def token() -> dict[str, str]:
     return {"RAY_AUTH_TOKEN_PATH": str(path)} if path.exists() and not given else {}
 
 
+@dataclass(slots=True)
+class _Far:
+    """A life of a worker on another host: the ends that its actor would have if it were here."""
+
+    conn: Connection
+    alive: int
+    made: str | None
+
+
+class _Outpost:
+    """The trial's part on another host, as this process sees it. `name` is Ray's name of its node, None where
+    that is but an address; `lives` are those of its actors; `door` where these come, once it is known."""
+
+    def __init__(self, node: dict[str, Any], number: int, handle: Any) -> None:
+        self.node = node["NodeID"]
+        self.name = None if node["NodeName"] == node["NodeManagerAddress"] else node["NodeName"]
+        self.number = number
+        self.handle = handle
+        self.conn: Connection | None = None
+        self.lives: dict[Key, _Far] = {}
+        self.asked = False
+
+
+class NoHosts(RuntimeError):
+    """Ray has too few hosts, or none came up on one of them."""
+
+
+def reach(here: str, others: int) -> list[_Outpost]:
+    """An outpost on each of so many other hosts, and the connection to it. NoHosts with the reason."""
+    if not others:
+        return []
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+    mine = alive.pop(here)
+    nodes = sorted(alive.values(), key=lambda node: (node["NodeName"], node["NodeID"]))[:others]
+    if len(nodes) < others:
+        raise NoHosts(
+            f"this Ray has {1 + len(alive)} hosts and the trial spans {1 + others}: start Ray on more "
+            "(ray start --address), or lower `hosts`"
+        )
+    secret = secrets.token_bytes(32)
+    listener = Listener((mine["NodeManagerAddress"], 0), "AF_INET", backlog=others, authkey=secret)
+    posts = []
+    for number, node in enumerate(nodes, 1):
+        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        handle = ray.remote(Outpost).options(num_cpus=0, scheduling_strategy=strategy).remote()
+        posts.append(_Outpost(node, number, handle))
+    calls = [post.handle.run.remote(listener.address, secret, post.number) for post in posts]
+    until = time.monotonic() + ARRIVE_S
+    while not all(post.conn for post in posts):
+        if wait([listener._listener._socket], 1.0):
+            with suppress(Exception):  # somebody else, who is not authenticated
+                conn = listener.accept()
+                keep_alive(conn)
+                _, number = conn.recv()
+                posts[number - 1].conn = conn
+        ended, _ = ray.wait(calls, num_returns=1, timeout=0)
+        if ended:
+            ray.get(ended)
+        if time.monotonic() > until:
+            late = ", ".join(post.name or post.node for post in posts if post.conn is None)
+            raise NoHosts(f"nothing came from {late} within {ARRIVE_S:g} s: can it reach {listener.address}?")
+    listener.close()
+    return posts
+
+
+@dataclass(slots=True)
+class _Actor:
+    """One of Ray's actors, over all of its processes, and the host that it is on."""
+
+    handle: Any
+    host: int
+    over: bool = False
+
+
 class Cluster:
-    """The actors of one trial, and who waits for what. `held` goes to every actor: what it watches, its log
-    and the trial's leases."""
+    """The actors of one trial, and who waits for what."""
 
     def __init__(
-        self, trial: Connection, settings: Settings, node: str, environment: dict[str, str], held: list[int]
+        self, trial: Connection, settings: Settings, node: str, door: Door, outposts: Sequence[_Outpost]
     ) -> None:
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
         self.trial = trial
         self.settings = settings
-        self.environment = environment
-        self.held = held
-        self.secret = secrets.token_bytes(32)
-        self.address = f"{short(Path(settings.place))}/actors"
-        self.listener = Listener(self.address, "AF_UNIX", authkey=self.secret)
-        self.here = NodeAffinitySchedulingStrategy(node, soft=False)
+        self.door = door
+        self.outposts = {post.number: post for post in outposts}
+        self.nodes = {0: node, **{post.number: post.node for post in outposts}}
+        self.doors: dict[int, tuple[str, bytes]] = {0: (door.address, door.secret)}
         self.actors: dict[Key, _Actor] = {}
-        self.over: list[_Actor] = []
+        self.over: list[tuple[Key, _Actor]] = []
         self.wake = os.eventfd(0, os.EFD_CLOEXEC)
         names = {pid: procfs.name(pid) for pid in children(os.getpid())}
         # Either takes the actors with it, but Ray may need a minute to notice.
@@ -244,16 +247,32 @@ class Cluster:
 
     def run(self) -> None:
         """Until the trial closes its end, or Ray is gone."""
-        door = self.listener._listener._socket
         while True:
-            ready = wait([self.trial, door, self.wake, *self.vital])
+            posts = {post.conn: post for post in self.outposts.values() if post.conn is not None}
+            far = {
+                life.conn: (post, key)
+                for post in posts.values()
+                for key, life in post.lives.items()
+                if not life.conn.closed
+            }
+            ready = wait([self.trial, self.door, self.wake, *self.vital, *posts, *far])
             if any(fd in ready for fd in self.vital):
                 self.trial.send(("lost",))
                 return
             if self.wake in ready:
                 os.eventfd_read(self.wake)
                 while self.over:
-                    self.end(self.over.pop())
+                    key, actor = self.over.pop()
+                    if self.actors.get(key) is actor:  # and not another that took its place
+                        self.end(key)
+            if self.door in ready:
+                self.door.meet()
+            for conn, (post, key) in far.items():
+                if conn in ready:
+                    self.pass_on(post, key)
+            for conn, post in posts.items():
+                if conn in ready:
+                    self.hear(post)
             if self.trial in ready:
                 try:
                     (what, order), fds = receive(self.trial)
@@ -262,86 +281,52 @@ class Cluster:
                 if what == "start":
                     self.ask(order, fds)
                 elif what == "end":
-                    self.end(self.actors.get(order))
+                    self.end(order)
+                elif what == "ask":
+                    self.question(*order)
                 else:
                     self.trial.send(("here",))
-            if door in ready:
-                self.meet()
+
+    # ---- actors
 
     def ask(self, order: Order, fds: list[int]) -> None:
-        """Wait for the order's actor; make it, unless Ray starts it again by itself."""
+        """Have the order's actor do it; make it, unless Ray starts it again by itself."""
         actor = self.actors.get(order.key)
+        if order.host == 0:
+            self.door.expect(order, fds)
+        elif not self.send_far(order, fds):
+            return
         if actor is None or actor.over:
-            actor = self.actors[order.key] = self.make(order)
-        actor.order = (order, fds)
-        self.match(actor)
+            self.actors[order.key] = self.make(order)
 
     def make(self, order: Order) -> _Actor:
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        times = self.settings.restarts
+        times, key = self.settings.restarts, order.key
         remote = ray.remote(Actor).options(
             num_cpus=0,
             num_gpus=order.gpus,
             max_restarts=times,
             max_task_retries=times,
-            scheduling_strategy=self.here,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(self.nodes[order.host], soft=False),
         )
-        actor = _Actor(remote.remote())
-        call = actor.handle.run.remote(self.address, self.secret, order.key)
+        actor = _Actor(remote.remote(), order.host)
+        call = actor.handle.run.remote(*self.doors[order.host], key)
 
         def done(future: Any) -> None:  # in a thread of Ray's
             if not actor.over and (error := future.exception()) is not None:
-                print(
-                    f"Ray on {order.key[1]}: {inert.excerpt(str(error), 2000)}", file=sys.stderr, flush=True
-                )
-            self.over.append(actor)
+                said = inert.excerpt(str(error), 2000)
+                print(f"Ray on {key[1]}: {said}", file=sys.stderr, flush=True)
+            self.over.append((key, actor))
             os.eventfd_write(self.wake, 1)
 
         call.future().add_done_callback(done)
         return actor
 
-    def meet(self) -> None:
-        """An actor's process is at the door."""
-        try:
-            conn = self.listener.accept()
-            key = conn.recv()
-        except Exception as error:  # it died, or is somebody else: not authenticated
-            said = inert.excerpt(f"nobody came in: {type(error).__name__}: {error}", 500)
-            print(said, file=sys.stderr, flush=True)
-            return
-        actor = self.actors.get(key)
-        if actor is None or actor.over:
-            conn.close()
-            return
-        actor.arrived = conn
-        self.match(actor)
-
-    def match(self, actor: _Actor) -> None:
-        """Give the process that came the work that waits."""
-        if actor.order is None or actor.arrived is None:
-            return
-        (order, fds), conn = actor.order, actor.arrived
-        actor.order = actor.arrived = None
-        try:
-            pid = peer(conn)
-            pidfd = os.pidfd_open(pid)
-            with Connection(os.dup(fds[0])) as to_trial:
-                to_trial.send(("pid", pid))
-            send(conn, (order.job, self.environment), [*fds, *self.held])
-        except OSError as error:  # it died meanwhile; what the trial waits on closes below, and says so
-            print(f"an actor went away: {error}", file=sys.stderr, flush=True)
-        else:
-            if actor.pidfd is not None:
-                os.close(actor.pidfd)
-            actor.pidfd = pidfd
-        finally:
-            conn.close()
-            for fd in fds:
-                os.close(fd)
-
-    def end(self, actor: _Actor | None) -> None:
+    def end(self, key: Key) -> None:
         """End an actor for good: first Ray is told, so that it does not start it again."""
+        actor = self.actors.get(key)
         if actor is None or actor.over:
             return
         import ray
@@ -349,19 +334,89 @@ class Cluster:
         actor.over = True
         with suppress(Exception):
             ray.kill(actor.handle, no_restart=True)
-        if actor.pidfd is not None:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(actor.pidfd, signal.SIGKILL)
-        if actor.arrived is not None:
-            actor.arrived.close()
-        if actor.order is not None:
-            for fd in actor.order[1]:
+        if actor.host == 0:
+            self.door.end(key)
+        else:
+            self.say(self.outposts[actor.host], ("end", key))
+
+    # ---- other hosts
+
+    def say(self, post: _Outpost, message: Any) -> bool:
+        """Tell an outpost something; one that is gone is found out where it is heard."""
+        if post.conn is None:
+            return False
+        with suppress(OSError):
+            post.conn.send(message)
+        return True
+
+    def send_far(self, order: Order, fds: list[int]) -> bool:
+        """Send an order to its host and keep the actor's ends here. False where that host is gone: the ends
+        are closed, which says so."""
+        post = self.outposts[order.host]
+        if not self.say(post, ("start", order)):
+            for fd in fds:
                 os.close(fd)
-        actor.order = actor.arrived = None
+            return False
+        post.lives[order.key] = _Far(Connection(fds[0]), fds[1], order.job.made)
+        return True
 
+    def pass_on(self, post: _Outpost, key: Key) -> None:
+        """What the trial says to a worker of another host."""
+        try:
+            message = post.lives[key].conn.recv()
+        except (EOFError, OSError):
+            post.lives[key].conn.close()
+        else:
+            self.say(post, ("tell", key, message))
 
-def peer(conn: Connection) -> int:
-    """The pid of the process at the other end, from the kernel (SO_PEERCRED, unix(7))."""
-    with socket.socket(fileno=os.dup(conn.fileno())) as plain:
-        told = plain.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return struct.unpack("3i", told)[0]
+    def hear(self, post: _Outpost) -> None:
+        """What an outpost says. Its instants are ages; here they are instants of this host again."""
+        try:
+            what, *rest = post.conn.recv()
+        except (EOFError, OSError):
+            self.lose(post)
+            return
+        if what == "log":
+            print(rest[0], end="", file=sys.stderr, flush=True)
+        elif what in ("answer", "wrong"):
+            post.asked = False
+            if what == "answer" and isinstance(rest[0], dict) and "door" in rest[0]:
+                self.doors[post.number] = rest[0].pop("door")
+            self.trial.send((what, *rest))
+        elif (life := post.lives.get(rest[0])) is None:
+            return
+        elif what == "said":
+            if rest[1] is None:
+                life.conn.close()
+            elif not life.conn.closed:
+                with suppress(OSError):
+                    life.conn.send(shifted(rest[1], time.monotonic()))
+        else:
+            self.gone(post, *rest)
+
+    def gone(self, post: _Outpost, key: Key, tokens: int | None = None) -> None:
+        life = post.lives.pop(key)
+        made.leave(life.made, tokens)
+        life.conn.close()
+        os.close(life.alive)
+
+    def lose(self, post: _Outpost) -> None:
+        """Another host's part has ended: its actors end with it, and Ray starts none of them again."""
+        print(f"host {post.name or post.node} is lost", file=sys.stderr, flush=True)
+        post.conn.close()
+        post.conn = None
+        if post.asked:
+            self.trial.send(("wrong", "RunnerError", "it was lost"))
+        for key, actor in self.actors.items():
+            if actor.host == post.number:
+                self.end(key)
+        for key in list(post.lives):
+            self.gone(post, key)
+
+    def question(self, number: int, what: str, argument: Any) -> None:
+        """Ask an outpost; the trial waits for the answer."""
+        post = self.outposts[number]
+        if not self.say(post, ("ask", what, argument)):
+            self.trial.send(("wrong", "RunnerError", "it was lost"))
+            return
+        post.asked = True

@@ -9,9 +9,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from crewbench.devices.inventory import Device, DeviceError, usable
 from crewbench.devices.lease import lease
 from crewbench.engines import ENGINES, compile_cache
 from crewbench.engines.compile_cache import CompileCache
+from crewbench.execute.outpost import Begin
 from crewbench.execute.run import Bench, Records, execute
-from crewbench.execute.setup import Setup
+from crewbench.execute.setup import RunnerError, Setup
 from crewbench.records import (
     AgentRow,
     Identity,
@@ -51,6 +52,7 @@ def run_trial(
     scratch: Path,
     root: Path,
     stage_in: Path | None = None,
+    stage_said: str | None = None,
     only: int | None = None,
 ) -> Status:
     """Run the trial, or the attempt number `only` of it on as many devices as that one takes, and write its
@@ -83,7 +85,7 @@ def run_trial(
 
     taints: list[str] = []
     with ExitStack() as held:
-        wanted = cell.gpus if only is None else len(attempts[only - 1].devices)
+        wanted = cell.gpus // cell.hosts if only is None else len(attempts[only - 1].devices)
         all_devices = usable(spec.device_kind, spec.device_count, wanted, spec.memory_mib)
         leased = held.enter_context(
             lease(all_devices, wanted, exclusive_host=spec.exclusive, holder=spec.trial_id)
@@ -108,6 +110,7 @@ def run_trial(
             scratch=scratch,
             lease_fds=leased.fds,
             attempts=attempts,
+            stage=stage_said,
         )
         ballast: dict[str, Ballast] = {}
         if spec.memory_mib is not None and not simulated:
@@ -127,6 +130,11 @@ def run_trial(
         compiled = compiled_before(spec, start, model.model_id, leased.devices, host, scratch)
         os.environ.update(compiled.environment)  # before the zygote and the workers, which inherit it
         runners = {name: _runner(name, setup) for name in _runners(attempts)}
+        elsewhere = [part for runner in runners.values() for part in runner.elsewhere]
+        devices = (
+            *(replace(d, host=host) for d in leased.devices),
+            *(d for x in elsewhere for d in x.devices),
+        )
         sampling = sampler.Sampler(
             path=out / "gpu.csv",
             identity=identity,
@@ -137,7 +145,7 @@ def run_trial(
             ballast_mib={uuid: b.mib for uuid, b in ballast.items()},
         )
         bench = Bench(
-            devices=leased.devices,
+            devices=devices,
             start=lambda worker, devices, life, attempt: runners[worker.runner].start(
                 worker, devices, life, attempt
             ),
@@ -154,19 +162,32 @@ def run_trial(
         )
         before = provenance.pressure()
         sampling.start()
-        workers: set[int] = set()
+        workers: dict[str, set[int]] = {host: set()}
         try:
+            for part in elsewhere:
+                part.begin(Begin(identity, spec.sampler_hz, start.cached, zero_s))
             (files.warm if start.cached else files.evict)(weight_files)
             records = execute(attempts, bench, only)
             # A cluster that was there before starts workers too: they do not descend from this trial.
-            workers = {row.pid for row in records.workers if row.pid is not None}
+            for row in records.workers:
+                if row.pid is not None:
+                    workers.setdefault(host_of(devices, row.device_uuid), set()).add(row.pid)
         except files.PageCacheError as error:
             first = only or 1
             records = refused(attempts[first - 1], spec, str(error), time.monotonic() - zero_s, first)
         finally:
             lost = [uuid for uuid, b in ballast.items() if not b.alive]
-            sampled = sampling.stop([*(b.pid for b in ballast.values() if b.pid), *workers])
+            sampled = sampling.stop([*(b.pid for b in ballast.values() if b.pid), *workers[host]])
         pressure = provenance.pressure_since(before)
+        for part in elsewhere:
+            try:
+                found = part.finish(workers.get(part.name, set()))
+            except RunnerError as error:
+                taints.append(f"what was sampled on another host is lost: {error}")
+                continue
+            add_samples(out / "gpu.csv", sampled, found)
+            if found["shared_host"]:
+                taints.append(f"another trial ran on {part.name} at the same time")
         # No timer runs any more, and the devices are still this trial's.
         copied = bandwidth.measured(leased.devices)
         if leased.shared_host:
@@ -195,11 +216,18 @@ def run_trial(
             row.allocated_peak_mib = peak
         else:
             row.nvml_process_peak_mib = peak
-    write_csv(out / "agents.csv", AgentRow, identity, records.agents)
-    write_csv(out / "workers.csv", WorkerRow, identity, records.workers)
+    hosts = {d.uuid: d.host for d in devices}
+    for row in records.workers:
+        hosts[row.attempt, row.worker] = hosts[row.device_uuid]
+
+    def of(row: AgentRow | WorkerRow | OomRow) -> str | None:
+        return hosts.get((row.attempt, row.worker))
+
+    write_csv(out / "agents.csv", AgentRow, identity, records.agents, of)
+    write_csv(out / "workers.csv", WorkerRow, identity, records.workers, of)
     write_csv(out / "rounds.csv", RoundRow, identity, records.rounds)
-    write_csv(out / "ooms.csv", OomRow, identity, records.ooms)
-    write_csv(out / "replays.csv", AgentRow, identity, records.replays)
+    write_csv(out / "ooms.csv", OomRow, identity, records.ooms, of)
+    write_csv(out / "replays.csv", AgentRow, identity, records.replays, of)
     write_csv(out / "servers.csv", ServerRow, identity, records.servers)
     write_outputs(out / "outputs.jsonl", identity, records)
     status = records.status
@@ -215,7 +243,8 @@ def run_trial(
             "finished_wall_s": time.time(),
             "anchor": {"zero_monotonic_s": zero_s, "zero_wall_s": zero_wall_s, "host": host},
             "environment": provenance.environment(root),
-            "devices": [asdict(d) for d in leased.devices],
+            "hosts": [part.record for part in elsewhere],
+            "devices": [asdict(d) for d in devices],
             "simulated_budget": simulated,
             "model": {
                 "model_id": model.model_id,
@@ -269,6 +298,23 @@ def count_own_tokens(records: Records, spec: Spec, model: Path) -> None:
             for name, value in spec.inputs.items():
                 own = own.replace("{" + name + "}", value)
             row.task_tokens = len(tokenizer.encode(own, add_special_tokens=False).ids)
+
+
+def host_of(devices: Iterable[Device], uuid: str) -> str:
+    return next(d.host for d in devices if d.uuid == uuid)
+
+
+def add_samples(path: Path, sampled: dict[str, Any], found: Mapping[str, Any]) -> None:
+    """Add another host's rows to gpu.csv and what its sampler found to what the trial's own did. What is by
+    device stays apart; of samples and late ones the trial's own are counted."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(found["rows"])
+        file.flush()
+        os.fsync(file.fileno())
+    for key in ("process_peak_mib", "foreign", "unresolved", "throttle"):
+        sampled[key] |= found["sampled"][key]
+    sampled["errors"] += found["sampled"]["errors"]
+    sampled["messages"] = [*sampled.get("messages", []), *found["sampled"]["messages"]]
 
 
 def _total(parts: Iterable[float | None]) -> float | None:

@@ -82,6 +82,7 @@ class ProcessRunner:
     entry = staticmethod(worker.main)
     restarts = 0
     runner_s: float | None = None
+    elsewhere: tuple[Any, ...] = ()
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup

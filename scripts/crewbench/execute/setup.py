@@ -23,7 +23,8 @@ class RunnerError(RuntimeError):
 @dataclass(frozen=True, slots=True)
 class Setup:
     """One trial's surroundings. `ledger` is the simulated budget's file, None on GPUs; `scratch` a
-    directory that goes with the trial; `attempts` what the trial's mode makes. Sizes in MiB."""
+    directory that goes with the trial; `attempts` what the trial's mode makes, `stage` what
+    `model.stage` says. Sizes in MiB."""
 
     spec: Spec
     start: Start
@@ -35,6 +36,7 @@ class Setup:
     scratch: Path
     lease_fds: Sequence[int]
     attempts: Sequence[Deployment] = ()
+    stage: str | None = None
 
     def job(self, worker: Worker, devices: tuple[Device, ...], life: int, attempt: int) -> Job:
         """What a worker that runs in a process of its own must know."""
