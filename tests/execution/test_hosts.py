@@ -163,7 +163,9 @@ def test_nothing_of_the_trials_is_left_in_ray(spanning, nodes):
 
 
 def test_a_far_actor_that_is_killed_is_started_again_there(nodes, tmp_path, models):
-    study = Study(tmp_path / "s", nodes.config(**hard("actors", gpus=2, variant="two")), models)
+    study = Study(
+        tmp_path / "s", nodes.config(**hard("actors", gpus=2, variant="two") | {"warm_rounds": 0}), models
+    )
     running = Running(study, r"worker1 \(pid \d+\): ready", **nodes.environment)
     os.kill(running.worker, signal.SIGKILL)
     code, left = running.finish()
@@ -178,7 +180,9 @@ def test_a_far_actor_that_is_killed_is_started_again_there(nodes, tmp_path, mode
 
 def test_a_killed_trial_leaves_no_process_and_no_lease_on_any_host(nodes, tmp_path, models):
     before = set(marked(nodes.mark))
-    study = Study(tmp_path / "s", nodes.config(**hard("actors", gpus=2, variant="two")), models)
+    study = Study(
+        tmp_path / "s", nodes.config(**hard("actors", gpus=2, variant="two") | {"warm_rounds": 0}), models
+    )
     running = Running(study, r"worker1 \(pid \d+\): ready", **nodes.environment)
     far = running.worker
     started = set(marked(nodes.mark)) - before
