@@ -1,6 +1,5 @@
 """The page of compare.py in a real browser: it fits a phone, is quiet and asks for nothing."""
 
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,10 +11,6 @@ from crewbench.report import comparing
 
 pytestmark = pytest.mark.needs("chromium")
 
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 LONG = "w" * 4000
 CELL = {"gpus": 2, "agents": 8, "engine": "eager", "start": "zygote", "variant": "base",
         "compile_cache": "none", "workload": "explain", "host": "box", "status": Status.OK}  # fmt: skip
@@ -41,18 +36,9 @@ def page(tmp_path_factory):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_fits_and_asks_for_nothing(page, width):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        shown = browser.new_page(viewport={"width": width, "height": 800})
-        asked, said = [], []
-        shown.on("request", lambda request: asked.append(request.url))
-        shown.on("console", lambda message: said.append(message.text))
-        shown.goto(page.as_uri())
-        assert shown.evaluate("document.documentElement.scrollWidth") <= width
-        assert shown.locator("h1").inner_text() == "Regressed: B is worse in 1 of 2 cells."
-        assert shown.locator("td.bad").count() == 2
-        browser.close()
+def test_the_page_fits_and_asks_for_nothing(look, page, width):
+    shown, asked, said = look(page, width)
+    assert shown.evaluate("document.documentElement.scrollWidth") <= width
+    assert shown.locator("h1").inner_text() == "Regressed: B is worse in 1 of 2 cells."
+    assert shown.locator("td.bad").count() == 2
     assert asked == [page.as_uri()] and said == []

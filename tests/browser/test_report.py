@@ -1,7 +1,6 @@
 """The report in a real browser: it fits, it is quiet, it asks for nothing, and every section can be seen."""
 
 import re
-import shutil
 import struct
 from pathlib import Path
 
@@ -14,10 +13,6 @@ from crewbench.trial import Cell
 
 pytestmark = pytest.mark.needs("chromium")
 
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 SECTIONS = [
     "answers",
     "verdict",
@@ -84,39 +79,10 @@ def page_of(lines: list[dict[str, str]], root: Path) -> Path:
     return page
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """One Chromium for all tests, with a profile of its own; each test has a context of its own."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def opened(browser, html):
-    """Opens the page; gives it with what it asked for and what it complained about."""
-    contexts = []
-
-    def one(width: int, scheme: str = "light", scripts: bool = True, file: Path = html):
-        context = browser.new_context(
-            viewport={"width": width, "height": 800}, color_scheme=scheme, java_script_enabled=scripts
-        )
-        contexts.append(context)
-        page = context.new_page()
-        asked, said = [], []
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.goto(file.as_uri())
-        page.wait_for_load_state("networkidle")
-        return page, asked, said
-
-    yield one
-    for context in contexts:
-        context.close()
+def opened(look, html):
+    """Opens a study's page: the first one's, if no other is named."""
+    return lambda width, scheme="light", scripts=True, file=html: look(file, width, scheme, scripts)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
