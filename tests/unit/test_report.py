@@ -187,12 +187,13 @@ def test_the_wall_time_of_the_trials_stands_against_its_lower_bound(page):
 def test_every_figure_has_a_caption_and_its_words(page):
     drawn = [a["id"] for a in page.all("figure")]
     stages = [f"stages_{start}" for start in ("process", "zygote", "resident")]
-    others = [n for n in QUESTIONS if n not in ("cold_warm", "stages", "chain")]
+    others = [n for n in QUESTIONS if n not in ("cold_warm", "stages", "chain", "engines")]
     assert drawn == [f"figure-{n}" for n in ("chain", "cold_warm", *stages, *others)] + [
         f"figure-timeline_{m}"
         for m in ("parallel", "auto_expand", "sequential", "shared", "cooperative", "hierarchical")
     ]
-    measured = len(drawn) - 3  # CPU slots have no memory bandwidth, and there is no replay, no agent alone
+    measured = len(drawn) - 2  # there is no replay, and no agent alone
+    assert "figure-engines" in [a.get("id") for a in page.all("li")]
     assert "Not measured: no device's memory bandwidth is known: a CPU slot has no memory" in page.text
     assert len(page.all("figcaption")) == measured
     assert len(page.all("svg")) == 2 * measured
