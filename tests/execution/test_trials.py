@@ -221,7 +221,7 @@ def test_a_zygotes_workers_have_imported_before_they_are_asked_for(results, mode
     for row in results[mode].rows("workers"):
         if row["import_s"]:
             assert float(row["import_s"]) < 1.0
-            assert float(row["cached_share"]) > 0.95  # the kernel may drop a page of it at any time
+            assert float(row["cached_share"]) > 0.8  # the kernel may drop pages of it at any time
 
 
 @pytest.mark.parametrize("mode", EVERY_MODE)

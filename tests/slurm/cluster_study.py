@@ -109,7 +109,7 @@ class Call:
         self.said = study.place / f"said-{time.monotonic_ns()}.txt"
         with self.said.open("wb") as file:
             self.process = subprocess.Popen(
-                study.command(*words),
+                ["env", "--default-signal", *study.command(*words)],  # behind a shell's & Ctrl-C is ignored
                 cwd=study.place,
                 env=study.environment,
                 stdin=subprocess.DEVNULL,
