@@ -137,7 +137,7 @@ class Run:
         self.keyboard, tty = pty.openpty() if terminal else (None, None)
         with self.said.open("wb") as file:
             self.process = subprocess.Popen(
-                # Tests that run under nohup, or behind a shell's &, ignore signals that a terminal's program heeds.
+                # Behind nohup or a shell's & tests ignore signals that a terminal's program heeds.
                 ["env", "--default-signal", *(["setsid", "--ctty"] if terminal else []), *SNAKEMAKE],
                 cwd=study.place,
                 env={**study.environment, MARK: self.mark, "TMPDIR": str(self.scratch)},
