@@ -16,7 +16,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 from markupsafe import Markup
 
@@ -24,7 +23,7 @@ from crewbench import cells, drawing, inert, metrics, opening, palette, ramp, ve
 from crewbench.figures.study import TIMELINE
 from crewbench.quality import Agreement
 from crewbench.records import Status
-from crewbench.report import breaking, comparisons, costs, fits
+from crewbench.report import breaking, comparisons, costs, fits, pages
 from crewbench.report.glossary import GLOSSARY
 from crewbench.stats import Estimate
 from crewbench.tables import Manifest
@@ -84,13 +83,7 @@ class Figure:
 
 def build(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Path) -> str:
     """The page. Raises FileNotFoundError when figures.py has not run."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = pages.templates()
     environment.filters["count"] = count
     return environment.get_template("template.html.j2").render(context(manifest, tables, figures))
 
@@ -104,7 +97,7 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
     kind = "slot" if set(trials["device_kind"]) == {"slot"} else "gpu"
     device = "slot" if kind == "slot" else "GPU"
     drawn = [_figure(entry, figures) for entry in json.loads((figures / "figures.json").read_text())]
-    timelines = [f for f in drawn if f.name.startswith(TIMELINE.format(mode=""))]
+    timelines = [f for f in drawn if f.mode]
     apart = {*COSTS, CHAIN}
     limits = ramp.Limits.of(manifest.config.get("thresholds"))
     of_costs = {f.name: f for f in drawn if f.name in COSTS}
@@ -116,11 +109,7 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
     grid = fits.feasibility(tables, kind)
     return {
         "title": inert.excerpt(look.get("title", "Where should the models live?"), 120),
-        "style": Markup(
-            f":root{{color-scheme:light dark;{palette.css(colours, 'light')}}}"
-            f"@media (prefers-color-scheme:dark){{:root{{{palette.css(colours, 'dark')}}}}}"
-            + (HERE / "style.css").read_text(encoding="utf-8")
-        ),
+        "style": pages.style(colours),
         "script": Markup(script),
         "script_source": Markup(
             f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
@@ -190,7 +179,8 @@ def _figure(entry: Mapping[str, str], figures: Path) -> Figure:
         for suffix in ("", "-narrow")
     )
     said = [part for part in entry["description"].split("; ") if part]
-    mode = name.removeprefix(TIMELINE.format(mode="")) if name.startswith(TIMELINE.format(mode="")) else ""
+    before, _, mode = name.partition(TIMELINE.format(mode=""))
+    mode = "" if before else mode
     return Figure(name, entry["question"], entry["caption"], said, entry["missing"], wide, narrow, mode)
 
 

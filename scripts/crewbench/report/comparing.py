@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import jinja2
-from markupsafe import Markup
-
 from crewbench import compare, inert, palette
-
-HERE = Path(__file__).parent
+from crewbench.report import pages
 
 
 def page(a: compare.Result, b: compare.Result, found: compare.Outcome) -> str:
     """One HTML file without scripts or network. Names of files and hosts are text, whatever they hold."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    colours = palette.all_colours()
-    style = (
-        f":root{{color-scheme:light dark;{palette.css(colours, 'light')}}}"
-        f"@media (prefers-color-scheme:dark){{:root{{{palette.css(colours, 'dark')}}}}}"
-        + (HERE / "style.css").read_text(encoding="utf-8")
-    )
+    environment = pages.templates()
     rows = [
         {name: inert.excerpt(text, 300) for name, text in compare.told(row).items()} for row in found.rows
     ]
     return environment.get_template("compare.html.j2").render(
-        style=Markup(style),
+        style=pages.style(palette.all_colours()),
         a=inert.excerpt(a.name, 200),
         b=inert.excerpt(b.name, 200),
         answer=found.answer,
