@@ -11,6 +11,7 @@ from installed import IN_CI, require
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Two files at once: they wait for processes much of the time. On a GPU they would meet each other."""
     return 1 if on_gpus() else 2
