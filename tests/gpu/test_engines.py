@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -73,6 +74,24 @@ def test_a_compiled_engine_chooses_what_eager_finds_best_or_nearly_so(checkpoint
     for completion in compiled:
         assert len(completion.output_ids) == TOKENS
         assert widest_gap(eager, completion) < 0.5
+
+
+@pytest.mark.filterwarnings(r"ignore:::torch\._(inductor|dynamo)")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+def test_a_compiled_engine_answers_in_threads_that_did_not_load_it_and_compiles_nothing_more(checkpoint):
+    """CrewAI makes every call from a new thread, and CUDA graphs are recorded in the loading one only."""
+    import torch
+    from langchain_core.messages import HumanMessage
+
+    engine, _, (here, _) = answer(checkpoint, "compiled", cache_tokens=256)
+    compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    message = [HumanMessage(content="What breaks first?")]
+    with ThreadPoolExecutor(1) as elsewhere:
+        there = elsewhere.submit(engine.complete, message, 1e12).result()
+        again = engine.observe(there.call, 1e12)
+    assert len(there.output_ids) == TOKENS == len(again.output_ids)
+    assert there.prompt_ids == here.prompt_ids
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
 
 
 def test_a_copy_on_two_gpus_lies_on_both_and_chooses_what_one_gpu_finds_best_or_nearly_so(checkpoint):

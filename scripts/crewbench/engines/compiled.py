@@ -39,8 +39,12 @@ class Compiled(Eager):
             raise
         return replace(loaded, compile_s=time.monotonic() - began)
 
+    @torch.inference_mode()  # as calls are: what was compiled outside it would be compiled again by the first
     def _compile(self) -> None:
-        """Two short generations: the first compiles, the second records the graphs."""
+        """Two short generations: the first compiles, the second records the graphs.
+
+        Graphs can be recorded only in the thread that imported torch's compiler, and calls come from others
+        (pytorch#123177): whatever a call runs must have been recorded here."""
         # One cache for all calls: a new one would lie elsewhere, and recorded graphs know addresses.
         self.cache = StaticCache(config=self.model.config, max_cache_len=self.cache_tokens)
         prompt = torch.ones(1, 8, dtype=torch.long, device=self.devices[0])
@@ -54,5 +58,6 @@ class Compiled(Eager):
         return generation
 
     def call_options(self) -> dict[str, Any]:
-        self.cache.reset()
+        with torch.inference_mode():  # as the cache's tensors were made
+            self.cache.reset()
         return {**super().call_options(), "past_key_values": self.cache}
