@@ -66,6 +66,7 @@ def widest_gap(eager, completion):
 # The compiler's advice on precision and the like, which differs with the version, is no fault of the engine.
 @pytest.mark.filterwarnings(r"ignore:::torch\._(inductor|dynamo)")
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The CUDA Graph is empty:UserWarning")  # torch's own first one
 def test_a_compiled_engine_chooses_what_eager_finds_best_or_nearly_so(checkpoint):
     """With random weights logits are nearly flat, so ids may differ at ties: judged by the gap in logits."""
     eager, _, _ = answer(checkpoint, "eager")
@@ -78,6 +79,7 @@ def test_a_compiled_engine_chooses_what_eager_finds_best_or_nearly_so(checkpoint
 
 @pytest.mark.filterwarnings(r"ignore:::torch\._(inductor|dynamo)")
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The CUDA Graph is empty:UserWarning")  # torch's own first one
 def test_a_compiled_engine_answers_in_threads_that_did_not_load_it_and_compiles_nothing_more(checkpoint):
     """CrewAI makes every call from a new thread, and CUDA graphs are recorded in the loading one only."""
     import torch
