@@ -247,7 +247,8 @@ def body(args: argparse.Namespace, scratch: Path) -> int:
                 "agents": len(crew.orders),
                 "tokens": {"prompts": crew.prompt_tokens, "output": args.tokens},
                 "throughput": throughputs(rows, args.tokens * len(crew.orders)),
-                "command": crew.stages.facts["command"],
+                # Without the interpreter, which is another on every machine.
+                "command": [w.replace(str(crew.path), "MODEL") for w in crew.stages.facts["command"][1:]],
                 **said,
                 "pressure": provenance.pressure_since(before),
                 "seconds": time.monotonic() - began,

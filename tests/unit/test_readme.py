@@ -112,3 +112,35 @@ def test_the_attention_table_says_what_the_probe_measured(readme, root):
             if (r["attention"], r["thread"]) == (attention, thread)
         ]
         assert shown_ms == [f"{x:.1f}" for x in (min(ms), statistics.median(ms), max(ms))]
+
+
+def test_the_throughputs_are_those_of_the_reference(readme, root):
+    place = root / "results/reference/1x-h200-throughput"
+    with open(place / "measured.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with open(place / "environment.csv", newline="") as file:
+        said = dict(csv.reader(file))
+    tokens = int(said["agents"]) * int(said["tokens output"])
+    sides = []
+    for side in ("crew", "calls", "bench"):
+        rates = sorted(tokens / float(r["seconds"]) for r in rows if r["side"] == side)
+        sides.append([f"{rate:.1f}" for rate in (rates[0], statistics.median(rates), rates[-1])])
+    section = readme[readme.index("## What CrewAI takes") :]
+    assert [cells[1:] for cells in table(section, "asked by")] == sides
+    with open(place / "verdicts.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            value, low, high = (f"{float(row[n]):.2f}" for n in ("difference_pct", "low_pct", "high_pct"))
+            assert f"{value} % [{low}, {high}]" in section
+            assert row["outcome"] == "met"
+
+
+def test_the_engines_that_are_said_to_agree_do(root):
+    with open(root / "results/reference/1x-h200-quality/quality.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {r["engine"]: r["agreement"] for r in rows} == dict.fromkeys(
+        ("eager", "compiled", "vllm"), "agrees"
+    )
+    for row in rows:
+        for error in ("logit_error", "logprob_error"):
+            if row[error]:
+                assert float(row[error]) < 1.1 * float(row[f"plain_{error}"])
