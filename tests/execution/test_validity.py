@@ -104,3 +104,23 @@ def test_an_altered_trial_is_not_judged(results, tmp_path):
         judge_trials(place)
     with pytest.raises(ValueError, match="no trial.json"):
         judge_trials(tmp_path / "nothing")
+
+
+@pytest.mark.needs("serving")
+def test_a_server_is_asked_by_the_crew_and_by_its_calls_alone_for_the_same_ids(results, tmp_path):
+    trial = results["parallel"]
+    model = trial.dir.parents[1] / trial.trial["spec"]["model_dir"]
+    out = tmp_path / "out"
+    words = ["--model", model, "--out", out, "--device", "slot", "--engine", "transformers-serve"]
+    done = run(
+        *(sys.executable, ROOT / "tests/gpu/throughput.py", *words, "--agents", "2"),
+        *("--tokens", "4", "--seconds", "0", "--pairs", "10"),
+        cwd=tmp_path,
+        check=False,
+    )
+    (verdict,) = rows(out, "verdicts.csv")
+    assert verdict["claim"] == "tax" and verdict["n"] == "10" and verdict["note"] == "", done.stderr
+    assert done.returncode == (verdict["outcome"] == "NOT MET")
+    sides = [r["side"] for r in rows(out, "measured.csv")]
+    assert sides == ["crew", "calls", "calls", "crew"] * 5
+    assert all(float(r["seconds"]) > 0 for r in rows(out, "measured.csv"))
