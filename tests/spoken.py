@@ -107,7 +107,7 @@ class Trial:
     ):
         self.worker = worker
         self.options = {"warm_rounds": warm_rounds, "load_timeout_s": load_timeout_s}
-        self.options["restarts"] = {"process": restarts}.get
+        self.restarts = restarts
         self.counted = counted
         self.all_gone_before = all_gone_before
         self.pids: list[int] = []
@@ -121,6 +121,7 @@ class Trial:
         theirs.close()
         self.pids.append(process.pid)
         handle = Handle(process, ours, asked, self.counted)
+        handle.restarts = self.restarts
         if self.all_gone_before:
             wait_for_end(process.pid)
         return handle

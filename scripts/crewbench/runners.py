@@ -1,10 +1,9 @@
 """Runners hold workers. This file names them and says what each offers; it imports none.
 
 To add one, add a file under execute/ with a class that takes a Setup and has `start(worker, devices, life,
-attempt) -> Handle`, `zygote_s`, `runner_s`, `restarts` (how often a worker that dies is started again) and
-`taints`, `elsewhere` (its parts on other hosts, as execute/actor.py has them, or none), and a line to
-RUNNERS. Where it is the first of an engine's runners, the file also has `held(job)`:
-a context that gives the job's engine, loaded and without agents.
+attempt) -> Handle`, `zygote_s`, `runner_s`, `taints` and `elsewhere` (its parts on other hosts, as
+execute/actor.py has them, or none), and a line to RUNNERS. Where it is the first of an engine's runners,
+the file also has `held(job)`: a context that gives the job's engine, loaded and without agents.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""A real Slurm of one's own on this machine: several nodes with fake GPUs, everything in one directory, on
-loopback, as this user. No systemd, no cgroups, no accounting database.
+"""A real Slurm of one's own on this machine: several nodes with fake GPUs, each with an address of its own on
+the loopback, everything in one directory and as this user. No systemd, no cgroups, no accounting database.
 
 Without cgroups a job's GPUs are an environment variable only, and Slurm's kill for memory is by accounting.
 """
@@ -115,12 +115,13 @@ class PrivateSlurm:
             local = socket.gethostbyname(here).startswith("127.")
         except OSError:
             local = False
-        # The flags bind to the address of this host's name, and nodes may be looked for elsewhere.
-        loopback = "CommunicationParameters=NoInAddrAny,NoCtldInAddrAny" if local else ""
+        # The flag binds to the address of this host's name. Nodes have addresses of their own, which only a
+        # socket that is bound to none of them answers; munge keeps others out.
+        loopback = "CommunicationParameters=NoCtldInAddrAny" if local else ""
         lines = [
-            f"NodeName={node} NodeHostname={here} NodeAddr=127.0.0.1 Port={port} "
+            f"NodeName={node} NodeHostname={here} NodeAddr=127.0.0.{number} Port={port} "
             f"Feature={'nvlink' if node in self.nodes[:2] else 'pcie'}"
-            for node, port in zip(self.nodes, ports, strict=True)
+            for number, (node, port) in enumerate(zip(self.nodes, ports, strict=True), 2)
         ]
         text = CONF.format(
             controller=controller,
@@ -200,11 +201,12 @@ class PrivateSlurm:
 
     # ---- what it says
 
-    def run(self, *words: str, check: bool = True) -> str:
-        """What one of Slurm's commands prints."""
+    def run(self, *words: str, check: bool = True, cwd: Path | None = None, **environment: str) -> str:
+        """What one of Slurm's commands prints, there and with this in its environment."""
         done = subprocess.run(
             words,
-            env={**self.environment, "SLURM_TIME_FORMAT": "%s"},
+            cwd=cwd,
+            env={**self.environment, "SLURM_TIME_FORMAT": "%s", **environment},
             capture_output=True,
             text=True,
             timeout=LONGEST_S,

@@ -2,6 +2,7 @@
 and a study that says what only a node could tell."""
 
 import importlib.metadata
+import socket
 
 import pytest
 
@@ -34,7 +35,11 @@ def test_an_allocation_of_ones_own_is_known_by_the_nodes_numbers_of_its_gpus():
 def test_somebody_elses_allocation_is_none_of_the_trials():
     inside_salloc = {name: value for name, value in JOB.items() if name != allocation.ALLOCATED}
     assert allocation.current(inside_salloc) is None
-    assert allocation.host(inside_salloc) != "n3"
+    assert allocation.host(inside_salloc) == "n3", "leases of both kinds of jobs must meet"
+
+
+def test_outside_of_slurm_a_host_has_its_own_name():
+    assert allocation.host({}) == socket.gethostname()
 
 
 @pytest.mark.parametrize("visible", ["", "NoDevFiles", "-1"])

@@ -44,10 +44,9 @@ def current(environment: Mapping[str, str] = os.environ) -> Allocation | None:
 
 
 def host(environment: Mapping[str, str] = os.environ) -> str:
-    """This host's name: Slurm's own name of the node where there is one."""
-    return (
-        environment.get("SLURMD_NODENAME") if environment.get(ALLOCATED) else None
-    ) or socket.gethostname()
+    """This host's name: Slurm's own name of the node in any of its jobs, so that trials of all of them, and
+    their leases, mean one host by it."""
+    return environment.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def waited(job_id: str) -> dict[str, Any]:

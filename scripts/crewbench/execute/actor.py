@@ -11,7 +11,7 @@ import math
 import multiprocessing
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
@@ -22,7 +22,7 @@ from crewbench.deployment import Worker
 from crewbench.devices.inventory import Device
 from crewbench.execute import cluster, made
 from crewbench.execute.cluster import Settings
-from crewbench.execute.door import Key, Order, send
+from crewbench.execute.door import Order, send
 from crewbench.execute.outpost import Begin, Plan
 from crewbench.execute.process import PassedFd
 from crewbench.execute.setup import RunnerError, Setup
@@ -40,15 +40,14 @@ START_S, ANSWER_S = 120.0, 10.0
 class Handle:
     """A life of an actor as the trial sees it. `pid` is known once the actor has it told."""
 
-    def __init__(
-        self, runner: ActorRunner, key: Key, conn: Connection, gone: int, asked_s: float, counted: str | None
-    ) -> None:
+    def __init__(self, runner: ActorRunner, order: Order, conn: Connection, gone: int) -> None:
         self.runner = runner
-        self.key = key
+        self.key = order.key
+        self.host = order.host
         self.conn = conn
         self.pidfd = gone
-        self.asked_s = asked_s
-        self.counted = counted
+        self.asked_s = order.job.asked_s
+        self.counted = order.job.made
         self.pid: int | None = None
 
     def send(self, message: tuple[Any, ...]) -> None:
@@ -61,7 +60,11 @@ class Handle:
     def end(self) -> str:
         os.close(self.pidfd)
         self.conn.close()
-        return "ended with Ray itself" if self.runner.lost() else "was lost by Ray, which tells no exit code,"
+        return self.runner.gone(self.host) or "was lost by Ray, which tells no exit code,"
+
+    @property
+    def restarts(self) -> int:
+        return 0 if self.runner.gone(self.host) else RESTARTS
 
     def made(self) -> int | None:
         return made.read(self.counted)
@@ -140,6 +143,7 @@ class ActorRunner:
             where = f"at {settings.address}" if settings.address else "of the trial's own"
             raise RunnerError(f"no Ray {where}: {why}")
         self._lost = False
+        self._lost_hosts: Sequence[int] = ()
         self.elsewhere = tuple(
             Elsewhere(self, number, self._plan(name)) for number, name in enumerate(why or (), 1)
         )
@@ -175,32 +179,35 @@ class ActorRunner:
             return "wrong", "RunnerError", "Ray is gone"
         return answer
 
-    def lost(self) -> bool:
-        """Whether Ray is gone. Its process is asked: an actor's death may be seen before Ray's own is."""
+    def gone(self, host: int) -> str | None:
+        """How an actor of this host (0: the trial's own) ended if it cannot live again: Ray or its host is
+        gone. Ray's process is asked: an actor's death may be seen before that of either is."""
         if not self._lost:
             self.tell("here?", (0, ""), [])
             try:
-                self._lost = not self._conn.poll(ANSWER_S) or self._conn.recv() != ("here",)
+                what, *rest = self._conn.recv() if self._conn.poll(ANSWER_S) else ("lost",)
             except (EOFError, OSError):
+                what = "lost"
+            if what == "here":
+                (self._lost_hosts,) = rest
+            else:
                 self._lost = True
-        return self._lost
-
-    @property
-    def restarts(self) -> int:
-        return 0 if self.lost() else RESTARTS
+        if self._lost:
+            return "ended with Ray itself"
+        return f"was lost with its host {self.elsewhere[host - 1].name}" if host in self._lost_hosts else None
 
     def start(self, held: Worker, devices: tuple[Device, ...], life: int, attempt: int) -> Handle:
         """Ask for an actor, or for the next life of one that died; returns at once."""
         job = self._setup.job(held, devices, life, attempt)
         ours, theirs = multiprocessing.Pipe()
         gone, alive = os.pipe()
-        asked = time.monotonic()
         host = next((n for n, far in enumerate(self.elsewhere, 1) if devices[0] in far.devices), 0)
-        order = Order((attempt, held.name), replace(job, asked_s=asked), self._share(attempt), host)
+        job = replace(job, asked_s=time.monotonic())
+        order = Order((attempt, held.name), job, self._share(attempt), host)
         self.tell("start", order, [theirs.fileno(), alive])
         theirs.close()
         os.close(alive)
-        return Handle(self, order.key, ours, gone, asked, job.made)
+        return Handle(self, order, ours, gone)
 
     def tell(self, what: str, order: Any, fds: list[int]) -> None:
         with suppress(OSError):

@@ -6,8 +6,8 @@ its host's door for its work (door.py). On the trial's host that is here, elsewh
 execute/actor.py has the trial's side:
 
     trial -> here    ("start", Order) with the actor's ends of a connection and of a pipe, ("end", key),
-                     ("here?", any key), which is answered ("here",), and ("ask", (host, what, argument)),
-                     which is answered ("answer", value) or ("wrong", kind, text)
+                     ("here?", any key), which is answered ("here", numbers of the hosts that are lost), and
+                     ("ask", (host, what, argument)), answered ("answer", value) or ("wrong", kind, text)
     here -> trial    ("pid", pid) on that connection, before the actor has it; ("lost",) when Ray is gone
 
 An actor of another host has no end of a connection here: this process keeps it, and passes on what is said.
@@ -50,9 +50,7 @@ LOOPBACK = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 
-LOCAL = {
-    **LOOPBACK,
-    "RAY_AUTH_MODE": "token",
+QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_enable_metrics_collection": "0",
     # An actor's process is new when it is asked for, as the start state says.
@@ -62,6 +60,9 @@ LOCAL = {
     # A slow host with many actors must not be taken for one whose actors do not start.
     "RAY_worker_register_timeout_seconds": "600",
 }
+"""The environment of a Ray that serves trials and nobody else."""
+
+LOCAL = {**LOOPBACK, **QUIET, "RAY_AUTH_MODE": "token"}
 """The environment of a Ray that the trial starts."""
 
 BINDING = {
@@ -285,7 +286,7 @@ class Cluster:
                 elif what == "ask":
                     self.question(*order)
                 else:
-                    self.trial.send(("here",))
+                    self.trial.send(("here", [n for n, post in self.outposts.items() if post.conn is None]))
 
     # ---- actors
 

@@ -158,7 +158,6 @@ def run_trial(
             zero_s=zero_s,
             ballast={uuid: (b.pid, b.mib) for uuid, b in ballast.items() if b.pid},
             replay=spec.replay,
-            restarts=lambda runner: runners[runner].restarts,
         )
         before = provenance.pressure()
         sampling.start()

@@ -20,7 +20,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Client, Connection, Pipe, wait
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,13 @@ from crewbench.records import Identity
 LEASE_S = 600.0
 """How long to wait for this host's devices. Two trials that hold a host each and want both would for ever."""
 
-KEPT_ALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
+KEPT_ALIVE = {
+    socket.TCP_KEEPIDLE: 10,
+    socket.TCP_KEEPINTVL: 5,
+    socket.TCP_KEEPCNT: 3,
+    # Milliseconds. While something that was sent has no answer, nobody asks whether the other is alive.
+    socket.TCP_USER_TIMEOUT: 25_000,
+}
 """Seconds and tries until a host that is gone without a word is known to be gone (tcp(7))."""
 
 
@@ -293,13 +299,13 @@ def _visible_to_ray() -> str | None:
     return None if found is None else found.decode()
 
 
-def _removed_with_me(scratch: Path) -> subprocess.Popen[bytes]:
-    """A process that removes the directory when this one ends, also by a SIGKILL, which closes the pipe."""
-    words = ["sh", "-c", 'cat >/dev/null; rm -rf -- "$1"', "sh", str(scratch)]
+def _removed_with_me(scratch: Path) -> int:
+    """Have the directory removed when this process ends, also by a SIGKILL, which closes the pipe that is
+    returned. By a process that is not its child: Ray kills those first."""
+    script = 'exec 3<&0; (cat <&3 >/dev/null; rm -rf -- "$1") &'
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True, **quiet)
-
-
-def described(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts of a host with its devices as trial.json has them."""
-    return {**facts, "devices": [asdict(d) for d in facts["devices"]]}
+    ends, pipe = os.pipe()
+    words = ["sh", "-c", script, "sh", str(scratch)]
+    subprocess.run(words, stdin=ends, start_new_session=True, check=True, **quiet)
+    os.close(ends)
+    return pipe

@@ -40,7 +40,9 @@ class PassedFd:
 
 class Handle:
     """A worker process as the trial sees it. `asked_s` is when it was asked for (CLOCK_MONOTONIC); `counted`
-    the file in which it counts tokens (made.py), or None."""
+    the file in which it counts tokens (made.py), or None. A worker that dies is not started again."""
+
+    restarts = 0
 
     def __init__(self, process: Any, conn: Connection, asked_s: float, counted: str | None = None) -> None:
         self.process = process
@@ -77,10 +79,9 @@ class Handle:
 
 class ProcessRunner:
     """Starts workers. From a zygote they are forked from one process that has done the imports. `entry` is a
-    worker's whole life. A worker that dies is not started again."""
+    worker's whole life."""
 
     entry = staticmethod(worker.main)
-    restarts = 0
     runner_s: float | None = None
     elsewhere: tuple[Any, ...] = ()
 

@@ -32,13 +32,16 @@ GRACE_S = 5.0
 class Handle(Protocol):
     """A started worker: a connection that speaks execute/worker.py's protocol, and its process. `pid` may be
     unknown until the worker tells it; `pidfd` becomes readable when the process is gone. `made` is how many
-    tokens its current step has, also after its death; None where nobody counts."""
+    tokens its current step has, also after its death; None where nobody counts. `restarts` is how often a
+    worker that dies there is started again."""
 
     conn: Connection
     pid: int | None
     pidfd: int
     asked_s: float
 
+    @property
+    def restarts(self) -> int: ...
     def send(self, message: tuple[Any, ...]) -> None: ...
     def kill(self) -> None: ...
     def end(self) -> str: ...
@@ -49,8 +52,7 @@ class Handle(Protocol):
 class Bench:
     """What a Deployment needs of the world. `start(worker, devices, life, attempt)` starts a worker;
     `memory_free()` returns once the memory of dead workers is seen free. `ballast` is, by device UUID, the
-    pid of what holds the rest of the device back from the budget, and its MiB. `restarts(runner)` is how
-    often a worker of that runner is started again after it died."""
+    pid of what holds the rest of the device back from the budget, and its MiB."""
 
     devices: tuple[Device, ...]
     start: Callable[[Worker, tuple[Device, ...], int, int], Handle]
@@ -63,7 +65,6 @@ class Bench:
     zero_s: float
     ballast: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     replay: bool = False
-    restarts: Callable[[str], int] = lambda runner: 0
 
     @property
     def rounds(self) -> list[tuple[int, str]]:
@@ -466,7 +467,7 @@ class _Attempt:
             made = life.handle.made() if life.was_ready else 0
             known = made is not None and state.lost_tokens is not None
             state.lost_tokens = state.lost_tokens + made if known else None
-        if died and life.restarts < self.bench.restarts(life.worker.runner):
+        if died and life.restarts < life.handle.restarts:
             self._start_again(life, unfinished)
         elif life.failure is not None:
             for state in unfinished:

@@ -1,0 +1,139 @@
+"""A trial over two nodes of one Slurm job, by the script that a user of a cluster copies."""
+
+import csv
+import glob
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from private_slurm import processes
+
+pytestmark = pytest.mark.needs("slurmctld", "munged", "ray")
+
+TRIAL = "actors__g2__a2__eager__process__two__r1"
+STUDY = {
+    "repeats": 1,
+    "warm_rounds": 1,
+    "replay": False,
+    "generation": {"output_tokens": 4},
+    "devices": {"kind": "slots", "slots": 1},
+    "variants": {"two": {"ray_address": "auto", "hosts": 2}},
+    "runs": [{"mode": "actors", "gpus": 2, "agents": 2, "variant": "two"}],
+}
+SCRIPT = ("profiles/slurm/several-hosts.sbatch", "--configfile", "study.json", "--until", "trial")
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+LONG_S = 400.0
+
+
+class Job:
+    """A job that was submitted from a checkout, as a user does it."""
+
+    def __init__(self, study, *words):
+        self.study, self.cluster = study, study.cluster
+        self.before = directories_of_ray()
+        said = self.cluster.run("sbatch", "--parsable", *words, cwd=study.place, **study.environment)
+        self.id = said.strip()
+
+    @property
+    def text(self):
+        log = self.study.place / f"several-hosts-{self.id}.log"
+        return (log.read_text() if log.exists() else "") + self.study.checkout.logs()
+
+    def until(self, look, what):
+        def look_twice():
+            found = look()
+            assert found or self.id not in self.cluster.jobs(*ENDED), f"{what}: not seen\n{self.text}"
+            return found
+
+        self.cluster.until(look_twice, what, LONG_S)
+
+    def finish(self):
+        """How it ended, what it said, and what it left: the number of processes, and Ray's directories."""
+        self.cluster.until(lambda: self.id in self.cluster.jobs(*ENDED), "the job's end", LONG_S)
+        self.cluster.until(self.has_no_process, "the end of the job's processes")
+        state = self.cluster.jobs()[self.id]["JobState"]
+        return SimpleNamespace(state=state, text=self.text, left=directories_of_ray() - self.before)
+
+    def has_no_process(self):
+        return not processes(self.cluster.place, f"SLURM_JOB_ID={self.id}")
+
+
+def directories_of_ray():
+    return set(glob.glob("/tmp/crewbench-*/session_latest"))
+
+
+@pytest.fixture(scope="module")
+def made(study):
+    found = study(STUDY)
+    (found.place / ".venv").symlink_to(sys.prefix)
+    return found
+
+
+@pytest.fixture(scope="module")
+def cancelled(made):
+    """The job that was cancelled while the trial's workers started on both nodes."""
+    job = Job(made, *SCRIPT)
+    job.until(lambda: all(f"worker{n} (pid" in job.text for n in (0, 1)), "workers on both nodes")
+    made.cluster.run("scancel", job.id)
+    ended = job.finish()
+    ended.done = list(made.done)
+    return ended
+
+
+@pytest.fixture(scope="module")
+def ran(made, cancelled):
+    """The same job again, to its end."""
+    ended = Job(made, *SCRIPT).finish()
+    assert ended.state == "COMPLETED", ended.text
+    return ended
+
+
+def rows(made, name):
+    (path,) = (made.place / "results/trials" / TRIAL).glob(f"*/{name}.csv")
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_cancelled_job_leaves_no_process_no_directory_and_no_row(cancelled):
+    assert cancelled.state == "CANCELLED", cancelled.text
+    assert (cancelled.left, cancelled.done) == (set(), [])
+
+
+def test_the_script_runs_the_trial_on_both_nodes_at_their_own_addresses(ran, made):
+    assert "Ray at 127.0.0.2:" in ran.text and "on n1, n2" in ran.text
+    workers = rows(made, "workers")
+    assert [(r["worker"], r["host"], r["device_uuid"]) for r in workers] == [
+        ("worker0", "n1", "slot-0"),
+        ("worker1", "n2", "n2/slot-0"),
+    ]
+    hosts = {r["worker"]: r["host"] for r in workers}
+    agents = rows(made, "agents")
+    assert [r["status"] for r in agents] == ["ok"] * 4
+    assert all(r["host"] == hosts[r["worker"]] for r in agents)
+    assert {(r["host"], r["device_uuid"]) for r in rows(made, "gpu")} == {
+        ("n1", "slot-0"),
+        ("n2", "n2/slot-0"),
+    }
+
+
+def test_each_node_has_its_clocks_anchor_under_slurms_name(ran, made):
+    record = made.record(TRIAL)
+    (far,) = record["hosts"]
+    assert (record["identity"]["host"], record["anchor"]["host"]) == ("n1", "n1")
+    assert (far["host"], far["anchor"]["host"]) == ("n2", "n2")
+    assert far["anchor"].keys() == record["anchor"].keys()
+    assert record["status"] == "ok"
+
+
+def test_nothing_of_ray_is_left_on_a_node(ran):
+    """Its processes are gone, or the job would not have been seen to finish."""
+    assert ran.left == set()
+
+
+def test_a_node_that_does_not_join_in_time_ends_the_job_with_its_name(made):
+    words = f"{sys.executable} scripts/hosts.py --join-s 0 touch began"
+    log = ("--output", f"{made.place}/several-hosts-%j.log")
+    ended = Job(made, "--nodes=2", "--ntasks-per-node=1", "--exclusive", *log, "--wrap", words).finish()
+    assert ended.state == "FAILED" and "error: n1 did not join within 0 s" in ended.text
+    assert ended.left == set() and not (made.place / "began").exists()
