@@ -218,6 +218,9 @@ class PrivateSlurm:
     def _idle(self) -> int:
         return len(set(self.run("sinfo", "-hN", "-t", "idle", "-o", "%N", check=False).split()))
 
+    def address(self, node: str) -> str:
+        return fields(self.run("scontrol", "--oneliner", "show", "node", node))["NodeAddr"]
+
     def jobs(self, *states: str) -> dict[str, dict[str, str]]:
         """Job id -> its fields as `scontrol show job` has them; of all jobs that are remembered, or in one
         of `states`."""
