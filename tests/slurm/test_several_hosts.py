@@ -50,11 +50,18 @@ class Job:
         self.cluster.until(look_twice, what, LONG_S)
 
     def finish(self):
-        """How it ended, what it said, and what it left: the number of processes, and Ray's directories."""
+        """How it ended, where, the first node being its script's, what it said, and which directories of Ray
+        it left. That no process of it is left is waited for."""
         self.cluster.until(lambda: self.id in self.cluster.jobs(*ENDED), "the job's end", LONG_S)
         self.cluster.until(self.has_no_process, "the end of the job's processes")
-        state = self.cluster.jobs()[self.id]["JobState"]
-        return SimpleNamespace(state=state, text=self.text, left=directories_of_ray() - self.before)
+        job = self.cluster.jobs()[self.id]
+        nodes = self.cluster.run("scontrol", "show", "hostnames", job["NodeList"]).split()
+        return SimpleNamespace(
+            state=job["JobState"],
+            nodes=sorted(nodes, key=lambda node: node != job["BatchHost"]),
+            text=self.text,
+            left=directories_of_ray() - self.before,
+        )
 
     def has_no_process(self):
         return not processes(self.cluster.place, f"SLURM_JOB_ID={self.id}")
@@ -109,27 +116,29 @@ def test_a_cancelled_job_leaves_no_process_and_no_trial_that_looks_measured(canc
 
 
 def test_the_script_runs_the_trial_on_both_nodes_at_their_own_addresses(ran, made):
-    assert "Ray at 127.0.0.2:" in ran.text and "on n1, n2" in ran.text
+    here, there = ran.nodes
+    assert f"Ray at {made.cluster.address(here)}:" in ran.text and f" on {here}, {there}" in ran.text
     workers = rows(made, "workers")
     assert [(r["worker"], r["host"], r["device_uuid"]) for r in workers] == [
-        ("worker0", "n1", "slot-0"),
-        ("worker1", "n2", "n2/slot-0"),
+        ("worker0", here, "slot-0"),
+        ("worker1", there, f"{there}/slot-0"),
     ]
     hosts = {r["worker"]: r["host"] for r in workers}
     agents = rows(made, "agents")
     assert [r["status"] for r in agents] == ["ok"] * 4
     assert all(r["host"] == hosts[r["worker"]] for r in agents)
     assert {(r["host"], r["device_uuid"]) for r in rows(made, "gpu")} == {
-        ("n1", "slot-0"),
-        ("n2", "n2/slot-0"),
+        (here, "slot-0"),
+        (there, f"{there}/slot-0"),
     }
 
 
 def test_each_node_has_its_clocks_anchor_under_slurms_name(ran, made):
     record = made.record(TRIAL)
     (far,) = record["hosts"]
-    assert (record["identity"]["host"], record["anchor"]["host"]) == ("n1", "n1")
-    assert (far["host"], far["anchor"]["host"]) == ("n2", "n2")
+    here, there = ran.nodes
+    assert record["identity"]["host"] == record["anchor"]["host"] == here
+    assert far["host"] == far["anchor"]["host"] == there
     assert far["anchor"].keys() == record["anchor"].keys()
     assert record["status"] == "ok"
 
@@ -140,7 +149,7 @@ def test_no_process_and_no_directory_of_ray_is_left_on_a_node(ran):
 
 def test_a_node_that_does_not_join_in_time_ends_the_job_with_its_name(made):
     ended = wrapped(made, f"{sys.executable} scripts/hosts.py --join-s 0 touch began").finish()
-    assert ended.state == "FAILED" and "error: n1 did not join within 0 s" in ended.text
+    assert ended.state == "FAILED" and f"error: {ended.nodes[0]} did not join within 0 s" in ended.text
     assert ended.left == set() and not (made.place / "began").exists()
 
 
