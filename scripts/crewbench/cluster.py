@@ -22,7 +22,6 @@ from crewbench.matrix import Matrix
 from crewbench.problems import ConfigError, Problem
 
 SLURM = "slurm"
-STEP = "slurm-jobstep"
 VERSIONS = {"snakemake-executor-plugin-slurm": "2.8.0", "snakemake-executor-plugin-slurm-jobstep": "0.6.1"}
 """What slurm_executor.py mends: other versions may have other faults in other places."""
 
@@ -50,12 +49,11 @@ def enter(workflow: Any, matrix: Matrix) -> bool:
     os.environ.pop(allocation.ALLOCATED, None)
     told = arguments()
     used = told.executor if told is not None else None
-    if used in (SLURM, STEP):
+    if used == SLURM:
         check_versions()
         from crewbench import slurm_executor
 
         slurm_executor.mend()
-    if used == SLURM:
         check_devices(matrix.config.devices)
         if not (told.dryrun or told.unlock or told.touch):
             check_queue(Path())

@@ -8,7 +8,8 @@
     fails a job that Slurm puts back into its queue just then      a failure must last
     waits for ever for a job that Slurm has forgotten              what the job wrote says how it ended
     misses jobs on Ctrl-C that it asks for or submits just then    all of the call's jobs are cancelled
-    takes SLURM_CONF from the srun that starts a job's work        it stays
+    starts Snakemake in a job's step to start it once more         a step runs the rule (slurm_step.py)
+    knows one job of Slurm for each trial, or arrays of them       trials may share one, in turn
     tells one word of why a job failed                             Slurm's own words follow
 
 It imports the plugin: only what uses it imports this.
@@ -17,18 +18,18 @@ It imports the plugin: only what uses it imports this.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
+import shlex
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import snakemake_executor_plugin_slurm as plugin
-import snakemake_executor_plugin_slurm_jobstep as step_plugin
+from snakemake_executor_plugin_slurm_jobstep import get_cpu_setting, get_gpu_setting, get_node_setting
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
@@ -43,6 +44,11 @@ LASTING_S = 3.0
 """How long a job must have been seen failed to count as such."""
 AWAY_S = 5.0
 """How long to wait before looking again for a controller that does not answer."""
+GATHER_S = 1.0
+"""How long to wait for more jobs that may share one of Slurm's."""
+PER_JOB = "trials_per_job"
+"""The resource that says how many of a rule's jobs may share one of Slurm's."""
+STEP = Path(__file__).with_name("slurm_step.py")
 SAID = ("JobState", "Reason", "ExitCode", "NodeList", "RunTime", "TimeLimit")
 """What Slurm is quoted with, of a job that failed."""
 WORDS = re.compile(r"^(?:slurmstepd|srun)\S*: error: .+", re.MULTILINE)
@@ -54,13 +60,6 @@ def mend() -> None:
     ExecutorPluginRegistry().get_plugin("slurm").executor = Executor
     plugin.query_job_status = query_job_status
     plugin.get_min_job_age = min_job_age
-    step_plugin.subprocess = SimpleNamespace(Popen=popen_with_conf, PIPE=subprocess.PIPE)
-
-
-def popen_with_conf(*words: Any, env: dict[str, str], **options: Any) -> subprocess.Popen[str]:
-    """The job step's srun, told where Slurm's configuration is as the job itself was."""
-    conf = {"SLURM_CONF": os.environ["SLURM_CONF"]} if "SLURM_CONF" in os.environ else {}
-    return subprocess.Popen(*words, env=env | conf, **options)
 
 
 _min_job_age = plugin.get_min_job_age
@@ -106,6 +105,54 @@ def lasting(states: dict[str, str], failing: dict[str, float], now_s: float) -> 
     return found
 
 
+class Batch:
+    """Jobs of one rule that share a job of Slurm, in turn. To the plugin it is their first one, with the time
+    of all and, for Snakemake inside the job, all as targets."""
+
+    def __init__(self, jobs: Sequence[Any]) -> None:
+        self.jobs = tuple(jobs)
+        first = self.jobs[0].resources
+        names = dict(first.items())
+        if "runtime" in names:
+            names["runtime"] = sum(job.resources.runtime for job in self.jobs)
+        self.resources = type(first)(fromdict=names)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.jobs[0], name)
+
+    def get_target_spec(self) -> list[Any]:
+        return [spec for job in self.jobs for spec in job.get_target_spec()]
+
+    def get_wait_for_files(self) -> list[Any]:
+        return list(dict.fromkeys(file for job in self.jobs for file in job.get_wait_for_files()))
+
+
+def most(job: Any) -> int:
+    """How many jobs may share one of Slurm's with this one. A trial that may ask for a larger allocation has
+    one of its own."""
+    if job.is_group() or job.params.get("kept"):
+        return 1
+    return int(job.resources.get(PER_JOB, 1) or 1)
+
+
+def alike(job: Any) -> tuple[Any, ...]:
+    """What jobs have in common that may share one of Slurm's: all that Slurm is asked for but the time."""
+    asked = {name: str(value) for name, value in job.resources.items() if name != "runtime"}
+    return job.rule.name, job.threads, job.attempt, tuple(sorted(asked.items()))
+
+
+def left(job: Any) -> list[tuple[int, int] | None]:
+    """Of each file of a job's output which one it is, and since when; None where there is none."""
+    found = []
+    for file in job.output:
+        try:
+            seen = Path(file).stat()
+            found.append((seen.st_ino, seen.st_mtime_ns))
+        except OSError:
+            found.append(None)
+    return found
+
+
 class Executor(plugin.Executor):
     """The plugin's executor. Which job is done, failed or still wanted is the plugin's to say; that none is
     lost on the way is looked after here."""
@@ -116,9 +163,64 @@ class Executor(plugin.Executor):
         self._settled: set[int] = set()
         self._unseen_since: dict[str, float] = {}
         self._away = False
+        self._gathered: dict[tuple[Any, ...], list[Any]] = {}
+        self._gathering = threading.Lock()
+        self._left_before: dict[Any, list[tuple[int, int] | None]] = {}
         super().__init__(workflow, logger)
 
     # ---- submitting
+
+    def run_jobs(self, jobs: list[Any]) -> None:
+        """Submit jobs, those that may share one of Slurm's when there are enough of them or no more come."""
+        super().run_jobs([job for job in jobs if most(job) == 1])
+        for job in jobs:
+            if most(job) > 1:
+                self.run_job_pre(job)
+                self._gather(job)
+
+    def _gather(self, job: Any) -> None:
+        key = alike(job)
+        with self._gathering:
+            together = self._gathered.setdefault(key, [])
+            together.append(job)
+            full, first = len(together) >= most(job), len(together) == 1
+        if full:
+            self._submit_gathered(key)
+        elif first:
+            later = threading.Timer(GATHER_S, self._submit_gathered, [key])
+            later.daemon = True
+            later.start()
+
+    def _submit_gathered(self, key: tuple[Any, ...]) -> None:
+        with self._gathering:
+            jobs = self._gathered.pop(key, [])
+        if jobs and not self._over.is_set():
+            self._left_before.update({job: left(job) for job in jobs})
+            self._job_submission_executor.submit(self.run_job, Batch(jobs) if len(jobs) > 1 else jobs[0])
+
+    def additional_general_args(self) -> str:
+        """None: Snakemake in the job runs the rule itself, not as one more executor."""
+        return ""
+
+    def format_job_exec(self, job: Any) -> str:
+        """What Slurm's job runs: Snakemake for the rule, in a step that holds what was asked for."""
+        command = super().format_job_exec(job)
+        if isinstance(job, Batch):
+            # As many cores as one of them takes, so they run in turn; one that fails does not end the others.
+            command += f" --cores {job.threads} --keep-going"
+        cpus = get_cpu_setting(job, "gpu" in dict(job.resources.items()))
+        step = [cpus, get_gpu_setting(job), get_node_setting(job)]
+        return f"{shlex.join([sys.executable, str(STEP)])} {' '.join(filter(None, step))} -- {command}"
+
+    def report_job_submission(self, job_info: SubmittedJobInfo, register_job: bool = True) -> None:
+        if not isinstance(job_info.job, Batch):
+            super().report_job_submission(job_info, register_job=register_job)
+            return
+        names = ", ".join(str(job.jobid) for job in job_info.job.jobs)
+        self.logger.info(f"crewbench: SLURM jobid {job_info.external_jobid} holds the jobs {names}, in turn")
+        for job in job_info.job.jobs:
+            own = SubmittedJobInfo(job, external_jobid=job_info.external_jobid, aux=job_info.aux)
+            super().report_job_submission(own, register_job=register_job)
 
     def run_job(self, job: Any) -> None:
         while not self._over.is_set() and not answers():
@@ -177,6 +279,13 @@ class Executor(plugin.Executor):
         which nothing else does."""
         self._settled.add(id(job_info))
         job = job_info.job
+        if isinstance(job, Batch):  # it could not be submitted
+            for one in job.jobs:
+                self.report_job_error(SubmittedJobInfo(one), msg, **details)
+            return
+        if self._finished(job):
+            self.report_job_success(job_info)
+            return
         if why := asks_for_more(job):
             self.logger.info(f"crewbench: {why}")
             self.workflow.scheduler.error_callback(job)
@@ -185,6 +294,13 @@ class Executor(plugin.Executor):
             job._attempt = job.restart_times + 1  # its setter would evaluate resources again
         said = words(job_info.external_jobid, job_info.aux.get("slurm_logfile") if job_info.aux else None)
         super().report_job_error(job_info, msg=f"{msg or ''}{said}\n", **details)
+
+    def _finished(self, job: Any) -> bool:
+        """Whether a job wrote all its files, though the job of Slurm that it shared with others failed."""
+        before = self._left_before.get(job)
+        return before is not None and all(
+            now is not None and now != then for now, then in zip(left(job), before, strict=True)
+        )
 
     # ---- the end
 

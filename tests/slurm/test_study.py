@@ -33,8 +33,8 @@ def ran(study):
     made = study(STUDY)
     made.checkout.edit(
         "profiles/slurm/config.yaml",
-        "# set-resources:\n#   trial:\n#     gpu_model: h200\n",
-        "set-resources:\n  trial:\n    gpu_model: h200\n",
+        "    # gpu_model: h200\n",
+        "    gpu_model: h200\n",
     )
     made.checkout.edit("profiles/slurm/config.yaml", "# constraint: nvlink", "constraint: nvlink")
     ended = made.run()

@@ -2,14 +2,12 @@
 
 import asyncio
 import logging
-import os
-import subprocess
 from types import SimpleNamespace
 
 import pytest
 
-from crewbench import slurm_executor
-from crewbench.slurm_executor import FORGOTTEN_S, Executor, asks_for_more, lasting, popen_with_conf, words
+from crewbench import slurm_executor, slurm_step
+from crewbench.slurm_executor import FORGOTTEN_S, Executor, asks_for_more, lasting, words
 
 LOGGER = logging.getLogger("a workflow")
 
@@ -40,14 +38,15 @@ def test_no_answer_is_another_thing_than_no_jobs(tmp_path):
     assert asyncio.run(slurm_executor.query_job_status("false", LOGGER)) == (None, None)
 
 
-def test_srun_is_told_where_the_configuration_is_though_the_plugin_takes_it_away(monkeypatch):
-    monkeypatch.setenv("SLURM_CONF", "/etc/other/slurm.conf")
-    kept = {name: value for name, value in os.environ.items() if name != "SLURM_CONF"}
-    done = popen_with_conf('echo "$SLURM_CONF"', shell=True, text=True, stdout=subprocess.PIPE, env=kept)
-    assert done.communicate()[0] == "/etc/other/slurm.conf\n"
-    monkeypatch.delenv("SLURM_CONF")
-    done = popen_with_conf('echo "$SLURM_CONF"', shell=True, text=True, stdout=subprocess.PIPE, env=kept)
-    assert done.communicate()[0] == "\n"
+def test_srun_is_told_whose_job_it_is_and_where_slurm_is_and_nothing_of_the_jobs_shape():
+    given = {
+        "PATH": "/bin",
+        "SLURM_JOB_ID": "5",
+        "SLURM_CONF": "/etc/other/slurm.conf",
+        "SLURM_SUBMIT_DIR": "/a",
+    }
+    shape = {"SLURM_GPUS": "2", "SLURM_CPUS_PER_TASK": "4", "SRUN_DEBUG": "3", "SBATCH_GRES": "gpu:2"}
+    assert slurm_step.environment(given | shape) == given
 
 
 def test_what_slurms_programs_complain_of_in_a_log_is_told_once(tmp_path):
