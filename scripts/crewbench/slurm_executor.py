@@ -128,9 +128,9 @@ class Batch:
 
 
 def most(job: Any) -> int:
-    """How many jobs may share one of Slurm's with this one. A trial that may ask for a larger allocation has
-    one of its own."""
-    if job.is_group() or job.params.get("kept"):
+    """How many jobs may share one of Slurm's with this one: none does where trials may ask for a larger
+    allocation, which is one trial's."""
+    if job.is_group() or job.restart_times:
         return 1
     return int(job.resources.get(PER_JOB, 1) or 1)
 
@@ -183,17 +183,20 @@ class Executor(plugin.Executor):
         with self._gathering:
             together = self._gathered.setdefault(key, [])
             together.append(job)
-            full, first = len(together) >= most(job), len(together) == 1
+            full = len(together) >= most(job)
         if full:
-            self._submit_gathered(key)
-        elif first:
-            later = threading.Timer(GATHER_S, self._submit_gathered, [key])
+            self._submit_gathered(key, job)
+        else:
+            later = threading.Timer(GATHER_S, self._submit_gathered, [key, job])
             later.daemon = True
             later.start()
 
-    def _submit_gathered(self, key: tuple[Any, ...]) -> None:
+    def _submit_gathered(self, key: tuple[Any, ...], latest: Any) -> None:
+        """Submit what was gathered, unless another job came after this one."""
         with self._gathering:
-            jobs = self._gathered.pop(key, [])
+            if self._gathered.get(key, [None])[-1] is not latest:
+                return
+            jobs = self._gathered.pop(key)
         if jobs and not self._over.is_set():
             self._left_before.update({job: left(job) for job in jobs})
             self._job_submission_executor.submit(self.run_job, Batch(jobs) if len(jobs) > 1 else jobs[0])

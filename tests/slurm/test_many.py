@@ -1,33 +1,39 @@
 """Many trials at once: packed on nodes without sharing a device, never more jobs than the profile says."""
 
+from collections import Counter
 from itertools import combinations
 
 import pytest
 
 pytestmark = pytest.mark.needs("slurmctld", "munged")
 
-AT_ONCE = 6
+AT_ONCE, PER_JOB = 40, 10
 STUDY = {
-    "repeats": 4,
+    "repeats": 25,
     "warm_rounds": 0,
     "exclusive": False,
     "devices": {"kind": "slots", "slots": 4},
-    "runs": [{"mode": "parallel", "gpus": [1, 2, 3], "agents": 3}],
+    "runs": [{"mode": "parallel", "gpus": [1, 2, 3, 4], "agents": 4}],
 }
-TRIALS = [f"parallel__g{g}__a3__eager__zygote__base__r{n}" for g in (1, 2, 3) for n in range(1, 5)]
+MEETING = [f"parallel__g{g}__a4__eager__zygote__base__r{n}" for g in (1, 2, 3, 4) for n in range(1, 26)]
+
+
+def in_batches(made, per_job):
+    made.checkout.edit("profiles/slurm/config.yaml", "trials_per_job: 1", f"trials_per_job: {per_job}")
 
 
 @pytest.fixture(scope="module")
 def records(study):
     made = study(STUDY, toys=True)
+    in_batches(made, PER_JOB)
     made.checkout.edit("profiles/slurm/config.yaml", "jobs: 100", f"jobs: {AT_ONCE}")
     made.checkout.edit(
         "profiles/slurm/config.yaml", "# constraint: nvlink", "constraint: nvlink"
     )  # two nodes
-    made.toys = dict.fromkeys(TRIALS, "wait")
+    made.toys = dict.fromkeys(MEETING, "wait")
     with made.started("--until", "trial") as call:
         call.until(lambda: len(made.at_work) > len(set(made.at_work)), "two trials on a node")
-        for trial in TRIALS:
+        for trial in MEETING:
             made.go(trial)
         ended = call.finish()
     assert ended.code == 0, ended.text + made.checkout.logs()
@@ -44,7 +50,7 @@ def overlap(one, other, began="began", ended="ended"):
 
 
 def test_each_trial_has_as_many_devices_as_its_cell_asks_for(records):
-    assert len(records) == 12
+    assert len(records) == 100
     assert all(len(record["devices"]) == record["gpus"] for record in records)
 
 
@@ -60,6 +66,59 @@ def test_trials_are_packed_on_a_node_and_never_share_a_device(records):
 
 
 def test_slurm_never_has_more_jobs_than_the_profile_allows(records):
-    spans = [(int(record["job"]["SubmitTime"]), int(record["job"]["EndTime"])) for record in records]
+    jobs = {record["job"]["JobId"]: record["job"] for record in records}
+    spans = [(int(job["SubmitTime"]), int(job["EndTime"])) for job in jobs.values()]
     most = max(sum(begin <= at < end for begin, end in spans) for at, _ in spans)
+    print(
+        len(jobs),
+        "jobs,",
+        most,
+        "at once; trials:",
+        sorted(Counter(r["job"]["JobId"] for r in records).values()),
+    )
     assert 1 < most <= AT_ONCE
+
+
+def test_trials_share_jobs_of_slurm_and_run_in_them_one_after_another(records):
+    together = {}
+    for record in records:
+        together.setdefault(record["job"]["JobId"], []).append(record)
+    assert len(together) <= 40
+    assert max(map(len, together.values())) <= PER_JOB
+    for batch in together.values():
+        assert len({record["gpus"] for record in batch}) == 1
+        assert not [1 for one, other in combinations(batch, 2) if overlap(one, other)]
+        minutes = int(batch[0]["job"]["TimeLimit"].split(":")[1]) + 60 * int(
+            batch[0]["job"]["TimeLimit"].split(":")[0].split("-")[-1]
+        )
+        assert minutes >= 15 * len(batch), "the time of all"
+
+
+def test_what_a_job_of_several_trials_finished_is_kept_and_the_rest_runs_again(study):
+    trials = [f"shared__g1__a2__eager__zygote__base__r{n}" for n in range(1, 5)]
+    made = study({"repeats": 4, "warm_rounds": 0, "runs": [{"mode": "shared", "agents": 2}]}, toys=True)
+    in_batches(made, 4)
+    made.toys = {trials[1]: "wait"}
+    with made.started("--until", "trial") as call:
+        job = call.until(
+            lambda: "began on" in made.log(trials[1]) and made.job(trials[0], "RUNNING"), "the second"
+        )
+        assert made.done == trials[:1]
+        made.cluster.run("scancel", job)
+        ended = call.finish()
+    assert ended.code != 0
+    assert "JobState=CANCELLED" in ended.text
+    assert made.done == trials[:1]
+
+    made.toys = {trials[2]: "fail"}
+    ended = made.run("--until", "trial")
+    assert ended.code != 0
+    assert made.done == [trials[0], trials[1], trials[3]]
+    first = made.record(trials[0])
+
+    made.toys = {}
+    ended = made.run("--until", "trial")
+    assert ended.code == 0, ended.text
+    assert made.done == trials
+    assert made.record(trials[0]) == first
+    assert len(made.jobs()) == 4 - 1 + 1  # the model's, and one for each call

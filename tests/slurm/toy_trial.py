@@ -1,7 +1,8 @@
 """Stands in for scripts/trial.py where a test is about the way of a trial through Slurm, not about the trial.
 
 It takes the devices that a trial would take, holds their leases while it does what toy.json says of its id
-("wait": until the file go/ID is there; "hog": memory; else nothing), and writes the files of rule `trial`.
+("wait": until the file go/ID is there; "hog": memory; "fail": an error; else nothing), and writes the files
+of rule `trial`.
 """
 
 import argparse
@@ -38,6 +39,8 @@ def body(args):
                 if not hogged:
                     hogged.append(bytearray(b"x") * HOG_BYTES)
                 time.sleep(0.05)
+            if what == "fail":
+                sys.exit("error: told to fail")
             ended = time.time()
     except DeviceError as error:
         sys.exit(f"error: {error}")
