@@ -110,7 +110,7 @@ class Batch:
     of all and, for Snakemake inside the job, all as targets."""
 
     def __init__(self, jobs: Sequence[Any]) -> None:
-        self.jobs = tuple(jobs)
+        self.jobs = tuple(sorted(jobs, key=lambda job: -job.priority))  # as they will run
         first = self.jobs[0].resources
         names = dict(first.items())
         if "runtime" in names:
