@@ -1,14 +1,16 @@
 #!/usr/bin/env python
 """What submitting through Slurm adds to each trial: toy trials of no work, on a private Slurm and here.
 
-    python bench/cluster.py [TRIALS]          default: 1000 (an hour on two cores)
+    python bench/cluster.py [TRIALS]          default: 1000 (about ten minutes on two cores)
 
-Both go through the same rules. A toy trial takes devices and leases and writes its files; what is
-left is Snakemake, the plugin, Slurm and starting Python. Needs slurmctld and munged. The last line is JSON.
+All go through the same rules: TRIALS of them PER_JOB to a job of Slurm, some with a job each, and some without
+Slurm. A toy trial takes devices and leases and writes its files; what is left is Snakemake, the plugin, Slurm and
+starting Python. Needs slurmctld and munged. The last line is JSON.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import platform
@@ -27,7 +29,10 @@ from cluster_study import ClusterStudy  # noqa: E402  the paths above come first
 from private_slurm import PrivateSlurm  # noqa: E402
 
 AT_ONCE = os.cpu_count() or 1
-"""The nodes of a real cluster are machines of their own; these share the cores of this one."""
+"""Jobs of Slurm. The nodes of a real cluster are machines of their own; these share the cores of this one."""
+PER_JOB = 25
+ALONE, HERE = 24, 100
+"""How many trials are enough where each has a job, and without Slurm."""
 
 
 def study(repeats: int) -> dict[str, object]:
@@ -40,24 +45,31 @@ def study(repeats: int) -> dict[str, object]:
     }
 
 
-def on_cluster(cluster: PrivateSlurm, place: Path, trials: int) -> dict[str, float]:
+def on_cluster(cluster: PrivateSlurm, place: Path, trials: int, per_job: int) -> dict[str, float]:
     """Wall seconds, and what Slurm says of the jobs (whole seconds)."""
     made = ClusterStudy(cluster, place, study(trials), toys=True)
-    made.checkout.edit("profiles/slurm/config.yaml", "jobs: 100", f"jobs: {AT_ONCE}")
+    made.checkout.edit("profiles/slurm/config.yaml", "jobs: 100", f"jobs: {AT_ONCE * per_job}")
+    made.checkout.edit("profiles/slurm/config.yaml", "trials_per_job: 1", f"trials_per_job: {per_job}")
+    before = set(made.jobs())
     began = time.monotonic()
     ended = made.run("--until", "trial")
     wall = time.monotonic() - began
     if ended.code:
         raise SystemExit(ended.text)
-    jobs = [job for job in made.jobs().values() if "/rule_trial/" in job["StdOut"]]
+    jobs = [f for n, f in made.jobs().items() if n not in before and "/rule_trial/" in f["StdOut"]]
     spans = [(int(job["SubmitTime"]), int(job["EndTime"])) for job in jobs]
-    held = [int(job["EndTime"]) - int(job["StartTime"]) for job in jobs]
+    held = sorted(int(job["EndTime"]) - int(job["StartTime"]) for job in jobs)
     return {
         "trials": trials,
+        "trials_per_job": per_job,
+        "jobs": len(jobs),
+        "most_jobs_at_once": max(sum(begin <= at < end for begin, end in spans) for at, _ in spans),
         "wall_s": round(wall, 1),
         "wall_s_per_trial": round(wall / trials, 2),
-        "most_jobs_at_once": max(sum(begin <= at < end for begin, end in spans) for at, _ in spans),
-        "slot_held_s_median": statistics.median(held),
+        "slot_s_per_trial": round(sum(held) / trials, 2),
+        "job_s_min": held[0],
+        "job_s_median": statistics.median(held),
+        "job_s_max": held[-1],
     }
 
 
@@ -96,15 +108,20 @@ def main(trials: int) -> None:
         cluster = PrivateSlurm(Path(scratch) / "slurm")
         try:
             bare = sbatch_s(cluster)
-            found = on_cluster(cluster, Path(scratch) / "submitted", trials)
-            here = on_host(cluster, Path(scratch) / "here", trials)
+            found = [
+                on_cluster(cluster, Path(scratch) / f"by-{per_job}", count, per_job)
+                for count, per_job in ((min(ALONE, trials), 1), (trials, PER_JOB))
+            ]
+            here = min(HERE, trials)
+            wall = on_host(cluster, Path(scratch) / "here", here)
         finally:
             cluster.stop()
-    found |= {"sbatch_s": round(bare, 3), "host_wall_s_per_trial": round(here / trials, 2)}
-    for name, value in found.items():
-        print(f"{name:>24} {value}")
-    machine = {"cores": os.cpu_count(), "python": platform.python_version()}
-    print(json.dumps({"cluster": found, "machine": machine}))
+    found.append({"trials": here, "wall_s": round(wall, 1), "wall_s_per_trial": round(wall / here, 2)})
+    writer = csv.DictWriter(sys.stdout, found[0], restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "load": os.getloadavg()}
+    print(json.dumps({"cluster": found, "sbatch_s": round(bare, 3), "machine": machine}))
 
 
 if __name__ == "__main__":
