@@ -3,9 +3,9 @@
 
     python bench/cluster.py [TRIALS]          default: 1000 (about ten minutes on two cores)
 
-All go through the same rules: TRIALS of them PER_JOB to a job of Slurm, some with a job each, and some without
-Slurm. A toy trial takes devices and leases and writes its files; what is left is Snakemake, the plugin, Slurm and
-starting Python. Needs slurmctld and munged. The last line is JSON.
+All go through the same rules: TRIALS of them PER_JOB to a job of Slurm, some with a job each, and some
+without any. A toy trial takes devices and leases and writes its files; what is left is Snakemake, the plugin,
+Slurm and starting Python. Needs slurmctld and munged. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from private_slurm import PrivateSlurm  # noqa: E402
 AT_ONCE = os.cpu_count() or 1
 """Jobs of Slurm. The nodes of a real cluster are machines of their own; these share the cores of this one."""
 PER_JOB = 25
-ALONE, HERE = 24, 100
+ALONE, HERE = 12, 100
 """How many trials are enough where each has a job, and without Slurm."""
 
 
@@ -52,7 +52,7 @@ def on_cluster(cluster: PrivateSlurm, place: Path, trials: int, per_job: int) ->
     made.checkout.edit("profiles/slurm/config.yaml", "trials_per_job: 1", f"trials_per_job: {per_job}")
     before = set(made.jobs())
     began = time.monotonic()
-    ended = made.run("--until", "trial")
+    ended = made.run("--until", "trial", seconds=600 + 10 * trials)
     wall = time.monotonic() - began
     if ended.code:
         raise SystemExit(ended.text)

@@ -67,9 +67,9 @@ class ClusterStudy:
                 call.process.wait()
                 self.cluster.clear()
 
-    def run(self, *words: str) -> Done:
+    def run(self, *words: str, seconds: float = 400) -> Done:
         with self.started(*words) as call:
-            return call.finish()
+            return call.finish(seconds)
 
     def log(self, trial: str) -> str:
         return "".join(p.read_text() for p in (self.place / "results/logs/trial" / trial).glob("*.log"))
@@ -143,6 +143,6 @@ class Call:
     def interrupt(self) -> None:
         os.killpg(self.process.pid, signal.SIGINT)
 
-    def finish(self) -> Done:
-        self.process.wait(400)
+    def finish(self, seconds: float = 400) -> Done:
+        self.process.wait(seconds)
         return Done(self.process.returncode, self.text)
