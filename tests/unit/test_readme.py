@@ -144,3 +144,12 @@ def test_the_engines_that_are_said_to_agree_do(root):
         for error in ("logit_error", "logprob_error"):
             if row[error]:
                 assert float(row[error]) < 1.1 * float(row[f"plain_{error}"])
+
+
+def test_what_a_trial_costs_on_a_cluster_is_the_references(root):
+    page = (root / "docs/cluster.md").read_text(encoding="utf-8")
+    with open(root / "results/reference/cluster/overhead.csv", newline="") as file:
+        columns = ("trials", "jobs", "slot_s_per_trial", "wall_s_per_trial")
+        measured = [[row[name] for name in columns] for row in csv.DictReader(file)]
+    lines = [line for line in page[page.index("## What a job costs") :].splitlines() if line.startswith("| ")]
+    assert [[cell.strip() for cell in line.strip("|").split("|")][1:] for line in lines[1:]] == measured
