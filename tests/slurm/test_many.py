@@ -1,6 +1,5 @@
 """Many trials at once: packed on nodes without sharing a device, never more jobs than the profile says."""
 
-from collections import Counter
 from itertools import combinations
 
 import pytest
@@ -39,6 +38,8 @@ def records(study):
     assert ended.code == 0, ended.text + made.checkout.logs()
     found = [made.record(trial) for trial in made.done]
     jobs = made.jobs()
+    again = made.run("--until", "trial")
+    assert again.code == 0 and made.jobs().keys() == jobs.keys(), "a rerun submits nothing\n" + again.text
     for record in found:
         (allocation,) = record["allocations"]
         record["job"] = jobs[allocation["job_id"]]
@@ -65,17 +66,9 @@ def test_trials_are_packed_on_a_node_and_never_share_a_device(records):
     assert max(record["lease_waited_s"] for record in records) < 1.0, "leases had to part what Slurm gave"
 
 
-def test_slurm_never_has_more_jobs_than_the_profile_allows(records):
-    jobs = {record["job"]["JobId"]: record["job"] for record in records}
-    spans = [(int(job["SubmitTime"]), int(job["EndTime"])) for job in jobs.values()]
+def test_slurm_never_has_more_trials_than_the_profile_allows(records):
+    spans = [(int(record["job"]["SubmitTime"]), int(record["job"]["EndTime"])) for record in records]
     most = max(sum(begin <= at < end for begin, end in spans) for at, _ in spans)
-    print(
-        len(jobs),
-        "jobs,",
-        most,
-        "at once; trials:",
-        sorted(Counter(r["job"]["JobId"] for r in records).values()),
-    )
     assert 1 < most <= AT_ONCE
 
 
@@ -121,3 +114,23 @@ def test_what_a_job_of_several_trials_finished_is_kept_and_the_rest_runs_again(s
     assert made.done == trials
     assert made.record(trials[0]) == first
     assert len(made.jobs()) == 4 - 1 + 1  # the model's, and one for each call
+
+
+def test_ctrl_c_keeps_what_a_job_of_several_trials_finished(study, cluster):
+    trials = [f"shared__g1__a2__eager__zygote__base__r{n}" for n in range(1, 4)]
+    made = study({"repeats": 3, "warm_rounds": 0, "runs": [{"mode": "shared", "agents": 2}]}, toys=True)
+    in_batches(made, 3)
+    made.toys = {trials[1]: "wait"}
+    with made.started("--until", "trial") as call:
+        call.until(lambda: "began on" in made.log(trials[1]), "the second trial at work")
+        call.interrupt()
+        assert call.finish().code != 0
+    cluster.until(lambda: not cluster.jobs("PENDING", "RUNNING", "COMPLETING"), "an empty queue", 20)
+    assert made.done == trials[:1]
+    first = made.record(trials[0])
+
+    made.toys = {}
+    ended = made.run("--until", "trial")
+    assert ended.code == 0, ended.text
+    assert made.done == trials
+    assert made.record(trials[0]) == first
