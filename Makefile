@@ -59,7 +59,7 @@ check: $(DEV) ## the gate: style, lint, generated files in step
 	$(BIN)/python scripts/schema.py --check
 	$(BIN)/python envs/lock.py --check
 
-bench: $(DEV) ## measure crewbench itself: time and memory, no pass or fail
+bench: $(DEV) ## measure crewbench itself: time and memory, no pass or fail (bench/cluster.py: eight minutes)
 	@set -e; for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file; done
 
 doctor: $(RUNTIME) ## what this machine has, and what is missing
