@@ -166,6 +166,7 @@ class Executor(plugin.Executor):
         self._gathered: dict[tuple[Any, ...], list[Any]] = {}
         self._gathering = threading.Lock()
         self._left_before: dict[Any, list[tuple[int, int] | None]] = {}
+        self._failed_since: dict[Any, float] = {}
         super().__init__(workflow, logger)
 
     # ---- submitting
@@ -280,7 +281,6 @@ class Executor(plugin.Executor):
     def report_job_error(self, job_info: SubmittedJobInfo, msg: str | None = None, **details: Any) -> None:
         """Of a job that failed: why. Of a trial that wants a larger allocation: that it gets another try,
         which nothing else does."""
-        self._settled.add(id(job_info))
         job = job_info.job
         if isinstance(job, Batch):  # it could not be submitted
             for one in job.jobs:
@@ -289,6 +289,9 @@ class Executor(plugin.Executor):
         if self._finished(job):
             self.report_job_success(job_info)
             return
+        if job_info.external_jobid and self._may_show_yet(job):
+            return  # and it is looked at again
+        self._settled.add(id(job_info))
         if why := asks_for_more(job):
             self.logger.info(f"crewbench: {why}")
             self.workflow.scheduler.error_callback(job)
@@ -304,6 +307,14 @@ class Executor(plugin.Executor):
         return before is not None and all(
             now is not None and now != then for now, then in zip(left(job), before, strict=True)
         )
+
+    def _may_show_yet(self, job: Any) -> bool:
+        """Whether files of a job that shared one with others may still be on their way here: a network's file
+        system shows them late, and what Snakemake takes for failed it removes."""
+        if job not in self._left_before or self._over.is_set():
+            return False
+        now = time.monotonic()
+        return now - self._failed_since.setdefault(job, now) < self.workflow.execution_settings.latency_wait
 
     # ---- the end
 

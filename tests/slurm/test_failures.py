@@ -2,6 +2,7 @@
 row, and the next call does only what is missing.
 """
 
+import shutil
 import time
 from types import SimpleNamespace
 
@@ -101,6 +102,9 @@ def test_a_rerun_does_what_is_missing_and_a_requeued_job_says_so_in_its_record(f
     made = failed.study
     made.checkout.edit("profiles/slurm/config.yaml", "slurm-no-requeue: true", "slurm-requeue: true")
     made.toys = {NODE_LOST: "wait"}
+    # What the last call's trial said is not this one's word that it is at work: a job that is put back in the
+    # second in which it was started is refused by its node.
+    shutil.rmtree(made.place / "results/logs/trial" / NODE_LOST)
     with made.started("--until", "trial") as call:
         first = call.running(NODE_LOST)
         assert call.text.count("has been submitted with SLURM jobid") == 4

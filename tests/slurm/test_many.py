@@ -91,6 +91,7 @@ def test_what_a_job_of_several_trials_finished_is_kept_and_the_rest_runs_again(s
     trials = [f"shared__g1__a2__eager__zygote__base__r{n}" for n in range(1, 5)]
     made = study({"repeats": 4, "warm_rounds": 0, "runs": [{"mode": "shared", "agents": 2}]}, toys=True)
     in_batches(made, 4)
+    made.checkout.edit("profiles/slurm/config.yaml", "latency-wait: 20", "latency-wait: 3")
     made.toys = {trials[1]: "wait"}
     with made.started("--until", "trial") as call:
         call.until(lambda: "began on" in made.log(trials[1]), "the second trial at work")
