@@ -25,6 +25,39 @@ def test_weights_are_evicted_and_warmed_and_both_are_seen(checkpoint):
     assert files.cached_share(checkpoint) == 1.0
 
 
+@pytest.fixture
+def losing(checkpoint, monkeypatch):
+    """Makes the pages leave the cache after each of the next `times` readings, before they are counted."""
+
+    def lose(times):
+        left = [*range(times)]
+        look = files.cached_share
+
+        def look_late(where):
+            if left:
+                left.pop()
+                fd = os.open(checkpoint / "model.safetensors", os.O_RDONLY)
+                os.fsync(fd)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.close(fd)
+            return look(where)
+
+        monkeypatch.setattr(files, "cached_share", look_late)
+
+    return lose
+
+
+def test_weights_that_leave_the_cache_are_read_again(checkpoint, losing):
+    losing(files.READS - 1)
+    assert files.warm(checkpoint) >= files.WARM_SHARE
+
+
+def test_weights_that_leave_the_cache_each_time_are_not_called_warm(checkpoint, losing):
+    losing(files.READS)
+    with pytest.raises(PageCacheError, match=r"only 0\.0% of 0\.02 GiB of weights stayed .* 'disk'"):
+        files.warm(checkpoint)
+
+
 def test_the_share_is_of_the_bytes_that_are_there(checkpoint):
     files.evict(checkpoint)
     with open(checkpoint / "model.safetensors", "rb", buffering=0) as weights:

@@ -172,6 +172,7 @@ def run_trial(
                 if row.pid is not None:
                     workers.setdefault(host_of(devices, row.device_uuid), set()).add(row.pid)
         except files.PageCacheError as error:
+            print(f"{spec.trial_id}: {error}", file=sys.stderr)
             first = only or 1
             records = refused(attempts[first - 1], spec, str(error), time.monotonic() - zero_s, first)
         finally:
