@@ -101,9 +101,9 @@ def recommendation(trials: pd.DataFrame, constraints: pd.DataFrame, limits: ramp
     question = f"What to use for {count(int(trials['agents'].iloc[0]), 'agent')}?"
     same = trials[trials["workload"] == cells.common_workload(trials)]
     phase = "warm" if same["warm_s"].notna().any() else "cold"
-    fit, left_out = [], []
-    for one in ranked(same, f"{phase}_s"):
-        why = _unfit(one[0], _of(same, one[1]), constraints, limits)
+    fit, left_out, found = [], [], ranked(same, f"{phase}_s")
+    for one in found:
+        why = _unfit(one, found, _of(same, one[1]), limits, kind)
         if why:
             left_out.append(f"Left out: {cell_name(one[1], kind)}, {number(one[0].value)} s: {why}.")
         else:
@@ -127,8 +127,15 @@ def recommendation(trials: pd.DataFrame, constraints: pd.DataFrame, limits: ramp
     return Answer("recommendation", question, answer, (*support, *said))
 
 
-def _unfit(found: stats.Estimate, group: pd.DataFrame, constraints: pd.DataFrame, limits: ramp.Limits) -> str:
-    """Why a cell is not recommended, or ""."""
+def _unfit(
+    one: tuple[stats.Estimate, tuple[str, int], Mapping[int, float]],
+    others: Ranked,
+    group: pd.DataFrame,
+    limits: ramp.Limits,
+    kind: str,
+) -> str:
+    """Why a cell is not recommended, or "". It is `one` of `others`, and `group` are its trials."""
+    found, (mode, gpus), ours = one
     bad = int((group["status"] != Status.OK).sum())
     if bad:
         return f"{bad} of {count(len(group), 'trial')} did not work"
@@ -136,13 +143,15 @@ def _unfit(found: stats.Estimate, group: pd.DataFrame, constraints: pd.DataFrame
         return "its engine computes something else than the checkpoint"
     if limits.deadline_s is not None and found.value > limits.deadline_s:
         return f"over the deadline of {number(limits.deadline_s)} s"
-    trial = group.iloc[0]
-    rows = cells.only(constraints, {n: trial[n] for n in ramp.RAMP})
-    rows = rows[(rows["constraint"] == "parallelism") & (rows["outcome"] == ramp.Outcome.BROKE)]
-    rows = rows[(rows["over"] == ramp.OVER_GPUS) & (rows["at_agents"] == trial["agents"])]
-    if len(rows) and trial["gpus"] >= rows["at_gpus"].iloc[0]:
-        return f"under {number(100 * limits.scaling_efficiency)} % of the ideal speed-up for its devices"
-    return ""
+    fewer = {key[1]: theirs for _, key, theirs in others if key[0] == mode and key[1] < gpus}
+    if not fewer or cells.searches(mode):  # what such a mode may use is not what it used
+        return ""
+    least = int(min(fewer))
+    efficiency = ramp.efficiency_over_gpus(least, int(gpus), fewer[least], ours).value
+    if efficiency is None or efficiency >= limits.scaling_efficiency:
+        return ""
+    few, floor = cells.devices(least, kind), number(100 * limits.scaling_efficiency)
+    return f"{number(100 * efficiency)} % of the ideal speed-up over {few}, less than {floor} %"
 
 
 def _deadline(limits: ramp.Limits) -> str:

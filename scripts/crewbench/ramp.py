@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -378,10 +377,10 @@ def _parallelism(seen: Sequence[Seen], limit: float, kind: str) -> Iterable[Read
         for base, over in bases:
             if phase[base] != phase[point]:
                 continue
+            # Where agents grew the ideal is that they take no longer, whatever they run on.
             few, many = (base[1], gpus) if over == OVER_GPUS else (1, 1)
             ideal = gpus / base[1] if over == OVER_GPUS else agents / base[0]
-            ratio = partial(_efficiency, few, many)
-            found = stats.paired(ratio, by_point[base], ours)
+            found = efficiency_over_gpus(few, many, by_point[base], ours)
             if found.value is None:
                 continue
             said = (
@@ -396,8 +395,13 @@ def _parallelism(seen: Sequence[Seen], limit: float, kind: str) -> Iterable[Read
             yield min(readings, key=lambda r: r.value)
 
 
-def _efficiency(few: int, many: int, few_s: float, many_s: float) -> float | None:
-    return metrics.scaling_efficiency(few, few_s, many, many_s)
+def efficiency_over_gpus(
+    few: int, many: int, few_s: Mapping[int, float], many_s: Mapping[int, float]
+) -> Estimate:
+    """(g0 · T0) / (g · T) of the same agents on `few` and on `many` GPUs, from makespans in s by repeat."""
+    return stats.paired(
+        lambda before, after: metrics.scaling_efficiency(few, before, many, after), few_s, many_s
+    )
 
 
 def _no_ramp(seen: Sequence[Seen]) -> str:

@@ -260,6 +260,28 @@ def test_of_cells_that_are_not_told_apart_the_one_with_fewer_devices_is_recommen
     assert "costs the fewest slot-seconds too" in " ".join(use.support)
 
 
+@pytest.mark.parametrize("others", [(), ((4, 1, 0.03), (4, 4, 0.025)), ((1, 8, 0.01), (4, 8, 0.02))])
+def test_gpus_that_do_not_pay_are_left_out_whatever_other_cells_were_run(tmp_path, others):
+    """8 GPUs make 8 agents about twice as fast: a quarter of what they should. Parallelism breaks elsewhere
+    first where 4 agents were run too, or fewer agents on 8 GPUs."""
+    lines = [
+        made_trials.make_trial(
+            tmp_path,
+            Cell("parallel", gpus, agents, **ONE),
+            repeat,
+            warm_rounds=1,
+            costs=Made(token_s=token_s, budget_mib=2000),
+        )
+        for repeat in (1, 2, 3)
+        for agents, gpus, token_s in ((8, 1, 0.08), (8, 8, 0.04), *others)
+    ]
+    found = tables.build(tables.read_manifest(made_trials.write_manifest(tmp_path, lines)))
+    use = opening.recommendation(found["trials"].query("agents == 8"), found["constraints"], Limits(), "slot")
+    assert use.answer.startswith("Parallel on 1 slot")
+    (why,) = [line for line in use.support if line.startswith("Left out: Parallel on 8 slots")]
+    assert re.search(r": 2\d\.\d % of the ideal speed-up over 1 slot, less than 50.0 %.$", why)
+
+
 def test_a_deadline_that_nothing_keeps_leaves_nothing_to_use(crew):
     trials = crew["trials"].query("agents == 4")
     said = opening.recommendation(trials, crew["constraints"], Limits(deadline_s=0.1), "slot")
