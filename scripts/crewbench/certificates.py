@@ -73,7 +73,7 @@ def seen(
     """By GROUP and number of devices, from rows of the tables of these names.
 
     A mode that searches tried several numbers in one trial: each attempt counts with the devices that it
-    had, its last one with the status of the trial."""
+    had."""
     by_trial = {(t["trial_id"], t["host"]): t for t in trials}
     found: dict[tuple, dict[int, Seen]] = defaultdict(lambda: defaultdict(Seen))
     place: dict[tuple, Seen] = {}
@@ -82,7 +82,7 @@ def seen(
         key = tuple(trial[name] for name in GROUP)
         # A trial that was refused its start state used none.
         here = found[key][int(attempt["gpus_used"] or trial["gpus"])]
-        here.statuses.append(str(trial["status"] if attempt["last"] else attempt["status"]))
+        here.statuses.append(str(attempt["status"]))
         place[attempt["trial_id"], attempt["host"], int(attempt["attempt"])] = here
     for oom in ooms:
         here = place.get((oom["trial_id"], oom["host"], int(oom["attempt"])))

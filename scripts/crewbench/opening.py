@@ -68,10 +68,13 @@ def _nothing(inside: pd.DataFrame, kind: str) -> str:
     measured = inside[inside["outcome"] != ramp.Outcome.NOT_MEASURED]
     if measured.empty:
         return "Not measured: no trial worked."
-    most = ramp.place(max(zip(measured["agents_to"], measured["gpus_to"], strict=True)), kind)
-    if (measured["points"] > 1).any():
-        return f"Nothing up to {most}"
-    return f"Nothing at {most}; no ramp was run"
+    most = ramp.place(max(_last(row) for row in measured.to_dict("records")), kind)
+    reach = "up to" if (measured["points_worked"] > 1).any() else "at"
+    no_ramp = "; no ramp was run" if (measured["points"] == 1).all() else ""
+    failed = inside[inside["unexplained"] != ""]
+    none = [f"{cells.mode_title(row['mode'])} with {row['unexplained']}" for row in failed.to_dict("records")]
+    none[MODES_NAMED:] = [f"{len(none) - MODES_NAMED} more"] if len(none) > MODES_NAMED else []
+    return f"Nothing {reach} {most}{no_ramp}" + (f"; no trial worked of {'; '.join(none)}" if none else "")
 
 
 def sentence(row: Mapping[str, Any], varying: Iterable[str], kind: str) -> str:
@@ -81,17 +84,18 @@ def sentence(row: Mapping[str, Any], varying: Iterable[str], kind: str) -> str:
     if row["outcome"] == ramp.Outcome.NOT_MEASURED:
         return f"{name}: not measured, {row['evidence']}."
     margin = row["margin_pct"]
+    none = f"; no trial worked with {row['unexplained']}" if row["unexplained"] else ""
     if row["outcome"] == ramp.Outcome.BROKE:
         beyond = f"; {number(-margin)} % beyond its threshold" if _below_0(margin) else ""
         simulated = ", a simulated budget" if row["first"] == "memory" and row["simulated_budget"] else ""
         how = "breaks first," if row["points"] > 1 else "breaks at the only point measured,"
         sure = "" if row["settled"] else " (not settled)"
         at = ramp.place(_at(row), kind)
-        return f"{name}: {row['first']} {how} with {at}: {row['evidence']}{beyond}{simulated}{sure}."
-    most = ramp.place((row["agents_to"], row["gpus_to"]), kind)
-    reach = f"up to {most}" if row["points"] > 1 else f"at the only point measured, {most}"
+        return f"{name}: {row['first']} {how} with {at}: {row['evidence']}{beyond}{simulated}{sure}{none}."
+    only = "at the only point measured," if row["points"] == 1 else "at the only point that worked,"
+    reach = "up to" if row["points_worked"] > 1 else only
     room = f"; {number(margin)} % of room" if _known(margin) else ""
-    return f"{name}: not reached {reach}; {row['evidence']}{room}."
+    return f"{name}: not reached {reach} {ramp.place(_last(row), kind)}; {row['evidence']}{room}{none}."
 
 
 def recommendation(trials: pd.DataFrame, constraints: pd.DataFrame, limits: ramp.Limits, kind: str) -> Answer:
@@ -203,6 +207,11 @@ def _of(trials: pd.DataFrame, key: tuple[str, int]) -> pd.DataFrame:
 
 def _at(row: Mapping[str, Any]) -> ramp.Point:
     return int(row["at_agents"]), int(row["at_gpus"])
+
+
+def _last(row: Mapping[str, Any]) -> ramp.Point:
+    """The last point of a ramp at which a trial worked."""
+    return int(row["worked_agents"]), int(row["worked_gpus"])
 
 
 def _known(value: float | None) -> bool:

@@ -30,6 +30,10 @@ OVER_GPUS, OVER_AGENTS, OVER_BOTH = "GPUs", "agents", "agents and GPUs"
 """What grew where parallelism is judged."""
 
 
+PLACES_MAX = 3
+"""Points that a sentence names; it counts the others."""
+
+
 class Outcome(StrEnum):
     BROKE = "broke"
     NOT_REACHED = "not reached"
@@ -108,7 +112,12 @@ FINDING = (
     *("constraint", "outcome", "at_agents", "at_gpus", "over", "value", "threshold", "margin_pct", "n"),
     *("settled", "evidence"),
 )
-POINTS = ("points", "agents_from", "agents_to", "gpus_from", "gpus_to", "simulated_budget", "random_weights")
+POINTS = (
+    *("points", "agents_from", "agents_to", "gpus_from", "gpus_to"),
+    *("points_worked", "worked_agents", "worked_gpus", "unexplained", "simulated_budget", "random_weights"),
+)
+"""What a ramp's points are: how many were tried and from where to where, at how many a trial worked and which
+is the last of these, and in words those where none did and no constraint says why."""
 CONSTRAINTS_COLUMNS = (*RAMP, *FINDING)
 VERDICT_COLUMNS = (*RAMP, *POINTS, "first", *FINDING[1:])
 
@@ -120,7 +129,9 @@ def tables(found: Mapping[str, pd.DataFrame], limits: Limits) -> dict[str, list[
     for ramp, seen in _ramps(found):
         findings = judge(seen, limits)
         rows["constraints"] += ({**ramp, **one.row()} for one in findings)
-        rows["verdict"].append({**ramp, **_points(seen), **first(findings)})
+        rows["verdict"].append(
+            {**ramp, **_points(seen, limits), **first(findings, worked=any(one.worked for one in seen))}
+        )
     return rows
 
 
@@ -133,23 +144,23 @@ def judge(seen: Sequence[Seen], limits: Limits) -> list[Finding]:
         else _along("latency", _latency(seen, limits.deadline_s), "no trial worked", kind)
     )
     return [
-        _along("memory", _memory(seen, kind), "no device said how much memory was in use", kind),
+        _along("memory", _memory(seen, kind), _no_memory(seen), kind),
         latency,
         _along("parallelism", _parallelism(seen, limits.scaling_efficiency, kind), _no_ramp(seen), kind),
         _along("orchestration", _orchestration(seen, limits.orchestration_share), "no trial worked", kind),
     ]
 
 
-def first(findings: Iterable[Finding]) -> dict[str, Any]:
+def first(findings: Iterable[Finding], worked: bool = True) -> dict[str, Any]:
     """The finding that a verdict names: of those that broke the earliest on the ramp; at one point memory,
     because nothing else is measured where it breaks, else the one that is furthest beyond its threshold.
-    Where none broke, the one with the least room is the evidence."""
+    Where none broke, the one with the least room is the evidence. `worked`: whether a trial did."""
     known = [one for one in findings if one.reading is not None]
     broke = [one for one in known if one.outcome is Outcome.BROKE]
     if broke:
         rows = [{**one.row(), "first": one.constraint} for one in broke]
         return min(rows, key=earliest)
-    if not known:
+    if not known or not worked:
         nothing = Finding("", Outcome.NOT_MEASURED, why="no trial worked").row()
         return {**nothing, "first": str(Outcome.NOT_MEASURED)}
     nearest = min(known, key=lambda f: _room(f.reading))
@@ -168,6 +179,13 @@ def earliest(row: Mapping[str, Any]) -> tuple:
 def place(point: Point, kind: str) -> str:
     """ "8 agents on 2 GPUs"."""
     return f"{count(point[0], 'agent')} on {cells.devices(point[1], kind)}"
+
+
+def _places(points: Sequence[Point], kind: str) -> str:
+    """The first of them by name, how many more there are."""
+    named = ", ".join(place(point, kind) for point in points[:PLACES_MAX])
+    more = len(points) - PLACES_MAX
+    return f"{named} and {more} more" if more > 0 else named
 
 
 # What was seen ------------------------------------------------------------------------------------
@@ -280,19 +298,45 @@ def _peak(worker: Mapping[str, Any]) -> float | None:
     return nvml if _known(nvml) else worker["allocated_peak_mib"]
 
 
-def _points(seen: Sequence[Seen]) -> dict[str, Any]:
-    points = {(one.point[0], attempt.gpus) for one in seen for attempt in one.attempts}
-    points = points or {one.point for one in seen}
-    agents, gpus = zip(*points, strict=True)
+def _points(seen: Sequence[Seen], limits: Limits) -> dict[str, Any]:
+    tried = {(one.point[0], attempt.gpus) for one in seen for attempt in one.attempts}
+    tried = tried or {one.point for one in seen}
+    agents, gpus = zip(*tried, strict=True)
+    worked = _worked_at(seen)
+    last = max(worked, default=(None, None))
+    kind = seen[0].trial["device_kind"]
     return {
-        "points": len(points),
+        "points": len(tried),
         "agents_from": min(agents),
         "agents_to": max(agents),
         "gpus_from": min(gpus),
         "gpus_to": max(gpus),
+        "points_worked": len(worked),
+        "worked_agents": last[0],
+        "worked_gpus": last[1],
+        "unexplained": _places(_unexplained(seen, limits), kind),
         "simulated_budget": any(bool(one.trial["simulated_budget"]) for one in seen),
         "random_weights": any(bool(one.trial["random_weights"]) for one in seen),
     }
+
+
+def _worked_at(seen: Iterable[Seen]) -> set[Point]:
+    """The points at which a trial worked, with the GPUs of the attempt that did."""
+    return {
+        (one.point[0], one.attempts[-1].gpus if one.attempts else one.point[1]) for one in seen if one.worked
+    }
+
+
+def _unexplained(seen: Sequence[Seen], limits: Limits) -> list[Point]:
+    """The points at which no trial worked, and neither was memory refused nor a deadline missed."""
+    says_why = {Status.OOM} if limits.deadline_s is None else {Status.OOM, Status.TIMEOUT}
+    ended: dict[Point, set[str]] = defaultdict(set)
+    for one in seen:
+        for attempt in one.attempts:
+            ended[one.point[0], attempt.gpus].add(attempt.status)
+        if not one.attempts:  # it failed before it had a device
+            ended[one.point].add(one.trial["status"])
+    return sorted(set(point for point, how in ended.items() if not how & says_why) - _worked_at(seen))
 
 
 # The four constraints -----------------------------------------------------------------------------
@@ -311,6 +355,8 @@ def _memory(seen: Sequence[Seen], kind: str) -> Iterable[Reading]:
             continue
         value = None if fullest is None else fullest / budget
         over = [a for a in ran if a.used_mib and a.budget_mib and a.used_mib > a.budget_mib]
+        if not refused and not over and all(a.status != Status.OK for a in ran):
+            continue  # how much it would have taken is not known
         noun = "slot" if kind == "slot" else "GPU"
         said = "" if fullest is None else f"{number(fullest)} of {number(budget)} MiB"
         if refused:
@@ -330,15 +376,32 @@ def _size(attempt: Attempt, refused: bool) -> float | None:
     return attempt.needed_mib if refused else attempt.used_mib
 
 
+def _no_memory(seen: Iterable[Seen]) -> str:
+    worked = any(one.worked for one in seen)
+    return "no device said how much memory was in use" if worked else "no trial worked"
+
+
 def _latency(seen: Sequence[Seen], deadline_s: float) -> Iterable[Reading]:
-    """Broke where the geometric mean makespan is over the deadline."""
-    for point, ran in _grouped((*s.point, s) for s in seen if s.worked):
-        found = stats.geometric_mean(s.makespan_s for s in ran)
-        if found.value is None:
+    """Broke where the geometric mean makespan is over the deadline, or where trials timed out and none
+    worked."""
+    for point, ran in _grouped((*s.point, s) for s in seen):
+        worked = [s for s in ran if s.worked]
+        late = sum(s.trial["status"] == Status.TIMEOUT for s in ran)
+        timed_out = f"timed out in {late} of {count(len(ran), 'trial')}"
+        if late and not worked:
+            said = f"{timed_out}, the deadline is {number(deadline_s)} s"
+            settled = 1 < late == len(ran)
+            yield Reading(point, None, deadline_s, True, len(ran), settled, said)
+        found = stats.geometric_mean(s.makespan_s for s in worked)
+        if not worked or found.value is None:
             continue
-        said = f"a {ran[0].phase} round takes {estimate(found, 's')}, the deadline is {number(deadline_s)} s"
-        broke = found.value > deadline_s
-        yield Reading(point, found.value, deadline_s, broke, found.n, _settled(found, deadline_s), said)
+        said = (
+            f"a {worked[0].phase} round takes {estimate(found, 's')}, the deadline is {number(deadline_s)} s"
+        )
+        broke, settled = found.value > deadline_s, _settled(found, deadline_s)
+        if late:  # the mean is of those that were quick enough
+            said, settled = f"{said}; {timed_out}", settled and broke
+        yield Reading(point, found.value, deadline_s, broke, found.n, settled, said)
 
 
 def _orchestration(seen: Sequence[Seen], limit: float) -> Iterable[Reading]:
@@ -423,11 +486,11 @@ def _along(constraint: str, readings: Iterable[Reading], without: str, kind: str
     broke = [r for r in ramp if r.broke]
     if not broke:
         return Finding(constraint, Outcome.NOT_REACHED, min(ramp, key=_room))
-    chosen, more = broke[0], [place(r.point, kind) for r in broke[1:]]
+    chosen, more = broke[0], [r.point for r in broke[1:]]
     held = [r for r in ramp if not r.broke and r.point > chosen.point]
     said = [chosen.evidence]
     if more:
-        said.append(f"also with {', '.join(more[:3])}" + (f" and {len(more) - 3} more" * (len(more) > 3)))
+        said.append(f"also with {_places(more, kind)}")
     if held:
         said.append(f"not with {place(held[-1].point, kind)}")
     return Finding(constraint, Outcome.BROKE, replace(chosen, evidence="; ".join(said)))

@@ -518,18 +518,19 @@ def _mean(seen: Mapping[str, np.ndarray], name: str) -> float | None:
 
 
 def attempt_rows(trial: Trial) -> list[dict[str, Any]]:
-    """One row per attempt of the mode, each with its status and what it cost in seconds and GPU-seconds:
-    the last one its cold round, one that was given up all of its rounds."""
+    """One row per attempt of the mode, each with how it ended, its steps, and what it cost in seconds and
+    GPU-seconds: the last one its cold round, one that was given up all of its rounds."""
     rows = []
     last = max((r.attempt for r in trial.rounds), default=0)
     for attempt in sorted({r.attempt for r in trial.rounds}):
-        cold = next((r for r in trial.rounds if r.attempt == attempt and r.round == 0), None)
+        ran = [r for r in trial.rounds if r.attempt == attempt]
+        cold = next((r for r in ran if r.round == 0), None)
         if cold is None:
             continue
-        counted = [cold] if attempt == last else [r for r in trial.rounds if r.attempt == attempt]
-        status = Status.worst(r.status for r in counted)
-        numbers = {r.round for r in counted}
-        steps = [a for a in trial.agents if a.attempt == attempt and a.round in numbers]
+        counted = [cold] if attempt == last else ran
+        # What fits a cold round may run out of memory in a warm one.
+        status = Status.worst(r.status for r in ran)
+        steps = [a for a in trial.agents if a.attempt == attempt]
         workers = [w for w in trial.workers if w.attempt == attempt]
         errors = [r.error for r in (*workers, *steps) if r.error and r.status == status]
         ended_s = max(r.ended_at_s for r in counted)
@@ -741,12 +742,12 @@ _TEXTS = {
     *("trial_id", "mode", "engine", "start", "variant", "host", "compile_cache", "workload", "status"),
     *("step", "agent", "worker", "note", "relation", "alone", "comparison", "outcome"),
     *("phase", "significant", "fits", "predicted_fits", "device_name", "evidence"),
-    *("first", "constraint", "over", "bound", "each", "why"),
+    *("first", "constraint", "over", "bound", "each", "why", "unexplained"),
     *(f"{side}_{name}" for side in "ab" for name in breakeven.OWN),
 }
 _COUNTS = {"gpus", "agents", "repeat", "warm_rounds", "replays", "steps", "worker_life", "readings", "n"}
 _COUNTS |= {"calls_per_round", "a_gpus", "b_gpus", "pairs", "context_tokens", "position", "rounds"}
-_COUNTS |= {"points", "agents_from", "agents_to", "gpus_from", "gpus_to"}
+_COUNTS |= {"points", "points_worked", "agents_from", "agents_to", "gpus_from", "gpus_to"}
 _TRUTHS = {"settled", "simulated_budget", "random_weights"}
 
 

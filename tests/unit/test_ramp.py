@@ -68,6 +68,13 @@ def test_memory_that_is_taken_in_one_trial_of_two_is_broken_and_not_settled(tmp_
     assert row["evidence"].startswith("out of memory in 1 of 2 trials")
 
 
+def test_memory_that_runs_out_in_a_warm_round_is_broken(tmp_path):
+    full = (1, "agent0", Status.OOM, "slot budget (simulated) is full")
+    row = verdict(built(tmp_path, over_agents("parallel", 2), fail=full))
+    assert (row["first"], row["at_agents"], row["settled"]) == ("memory", 2, True)
+    assert row["evidence"].startswith("out of memory in 2 of 2 trials")
+
+
 def test_latency_breaks_where_the_makespan_passes_the_deadline(tmp_path):
     found = built(tmp_path, over_agents("shared", 1, 2, 4), {"deadline_s": 1.5})
     row = verdict(found)
@@ -154,6 +161,71 @@ def test_a_ramp_on_which_nothing_worked_has_no_latency(tmp_path):
     for name in ("latency", "parallelism", "orchestration"):
         assert constraint(found, name)["outcome"] == "not measured"
         assert constraint(found, name)["evidence"] == "no trial worked"
+
+
+SLOW = (0, "agent1", Status.TIMEOUT, "over 600 s")
+
+
+def two_points(root, fails, deadline_s=None, agents=(2, 4), **more):
+    """`parallel` on two slots: fewer agents work, more end as `fails` say, one for each repeat."""
+    few, many = (Cell("parallel", 2, n, **ONE) for n in agents)
+    lines = [
+        made_trials.make_trial(root, cell, repeat, warm_rounds=1, order=repeat, **more, fail=fail)
+        for repeat, fails_here in enumerate(fails, start=1)
+        for cell, fail in ((few, None), (many, fails_here))
+    ]
+    config = {"thresholds": {"deadline_s": deadline_s}}
+    return tables.build(tables.read_manifest(made_trials.write_manifest(root, lines, config=config)))
+
+
+def test_a_deadline_breaks_latency_where_every_trial_timed_out(tmp_path):
+    found = two_points(tmp_path, [SLOW] * 3, deadline_s=20)
+    row = verdict(found)
+    assert (row["first"], row["at_agents"], row["n"], row["settled"]) == ("latency", 4, 3, True)
+    assert row["evidence"] == "timed out in 3 of 3 trials, the deadline is 20.0 s"
+    assert row["unexplained"] == ""
+    breaks, _ = answers(found, deadline_s=20)
+    assert breaks.answer == "Latency: Parallel with 4 agents on 2 slots"
+    (shown,) = report.breaking.constraints(found, "slot")
+    assert (shown["constraints"][1]["value"], shown["constraints"][1]["bad"]) == ("broke", True)
+
+
+def test_where_some_trials_timed_out_the_mean_of_the_others_settles_nothing(tmp_path):
+    row = constraint(two_points(tmp_path, [None, None, SLOW], deadline_s=20, agents=(1, 2)), "latency")
+    assert (row["outcome"], row["settled"], row["at_agents"]) == ("not reached", False, 2)
+    assert row["evidence"].endswith("the deadline is 20.0 s; timed out in 1 of 3 trials")
+
+
+@pytest.mark.parametrize("fail", [SLOW, (0, "agent1", Status.ERROR, "it broke")])
+def test_nothing_breaks_only_up_to_where_a_trial_worked_and_the_other_points_are_named(tmp_path, fail):
+    found = two_points(tmp_path, [fail] * 2)
+    row = verdict(found)
+    assert (row["outcome"], row["agents_to"], row["worked_agents"]) == ("not reached", 4, 2)
+    breaks, _ = answers(found)
+    assert (
+        breaks.answer
+        == "Nothing at 2 agents on 2 slots; no trial worked of Parallel with 4 agents on 2 slots"
+    )
+    (said,) = breaks.support
+    assert said.startswith(
+        "Parallel: not reached at the only point that worked, 2 agents on 2 slots; nearest is "
+    )
+    assert said.endswith("; no trial worked with 4 agents on 2 slots.")
+    assert constraint(found, "memory")["at_agents"] == 2  # what four would have taken is not known
+
+
+def test_what_nothing_broke_up_to_is_a_point_that_was_measured(tmp_path):
+    found = built(tmp_path, [Cell("parallel", 4, 1, **ONE), Cell("parallel", 2, 2, **ONE)])
+    breaks, _ = answers(found)
+    assert breaks.answer == "Nothing up to 2 agents on 2 slots"
+
+
+def test_where_no_trial_worked_nothing_is_measured_and_not_nothing_broken(tmp_path):
+    found = built(tmp_path, over_agents("shared", 2), fail=(0, "agent1", Status.ERROR, "it broke"))
+    assert (verdict(found)["first"], verdict(found)["evidence"]) == ("not measured", "no trial worked")
+    breaks, _ = answers(found)
+    assert breaks.answer == "Not measured: no trial worked."
+    assert breaks.support == ("Shared: not measured, no trial worked.",)
 
 
 def test_a_mode_that_finds_its_gpus_is_judged_by_its_attempts(tmp_path):

@@ -149,7 +149,9 @@ def test_every_attempt_has_its_cost_and_its_message(trial):
     first, second = built["attempts"].to_dict("records")
     assert (first["status"], first["gpus_used"], first["duration_s"], first["gpu_s"]) == ("oom", 1, 2.0, 2.0)
     assert (first["workers_oom"], first["steps_failed"], first["error"]) == (1, 2, "budget is full")
-    assert (second["status"], second["gpus_used"], second["steps_ok"], second["error"]) == ("ok", 2, 2, "")
+    # Six steps: what it cost is that of its cold round, how it ended that of all three.
+    assert (second["status"], second["gpus_used"], second["steps_ok"], second["error"]) == ("ok", 2, 6, "")
+    assert (second["duration_s"], second["gpu_s"]) == (6.0, 12.0)
 
 
 def test_an_attempt_given_up_in_a_warm_round_failed_and_cost_both_rounds(tmp_path):
@@ -165,6 +167,7 @@ def test_an_attempt_given_up_in_a_warm_round_failed_and_cost_both_rounds(tmp_pat
             agent(0, "agent0", 1.0, 3.0),
             agent(1, "agent0", 3.0, 4.0, status=Status.OOM, error="budget is full"),
             agent(0, "agent0", 5.0, 10.0, attempt=2),
+            agent(1, "agent0", 10.0, 12.0, attempt=2, status=Status.ERROR, error="its answer broke off"),
         ],
     }
     line = made_trials.write_trial(tmp_path, made_trials.spec(cell, 1), made_trials.identity(cell, 1), rows)
@@ -172,7 +175,9 @@ def test_an_attempt_given_up_in_a_warm_round_failed_and_cost_both_rounds(tmp_pat
     first, second = built["attempts"].to_dict("records")
     assert (first["status"], first["duration_s"], first["gpu_s"]) == ("oom", 4.0, 4.0)
     assert (first["steps_ok"], first["steps_failed"], first["error"]) == (1, 1, "budget is full")
-    assert (second["status"], second["duration_s"], second["gpu_s"]) == ("ok", 6.0, 12.0)
+    assert (second["status"], second["duration_s"], second["gpu_s"]) == ("error", 6.0, 12.0)
+    assert (second["steps_ok"], second["steps_failed"]) == (1, 1)
+    assert second["error"] == "its answer broke off"
 
 
 def test_a_device_without_samples_is_empty_and_not_zero(tmp_path):
