@@ -87,16 +87,15 @@ def table(found: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
     """A row for each cell with a trial that worked and had a warm round."""
     trials = found["trials"]
     worked = trials[(trials["status"] == Status.OK) & trials["warm_s"].notna()]
-    warm = found["rounds"][found["rounds"]["phase"] == "warm"]
-    shares = {
-        key: orchestration_share(rows.to_dict("records")) for key, rows in warm.groupby(["trial_id", "host"])
-    }
+    rounds = cells.last_attempts(found["rounds"])
+    warm = rounds[rounds["phase"] == "warm"]
+    shares = {key: orchestration_share(rows.to_dict("records")) for key, rows in warm.groupby("trial_id")}
     devices = found["devices"][found["devices"]["in_use"]]
-    utils = devices.groupby(["trial_id", "host"])["warm_util_mean_pct"].mean().to_dict()
+    utils = devices.groupby("trial_id")["warm_util_mean_pct"].mean().to_dict()
     rows = []
     for key, group in cells.in_order(worked).groupby(cells.WHERE, observed=True, sort=False):
         cell, ran = dict(zip(cells.WHERE, key, strict=True)), group.to_dict("records")
-        who = [(t["trial_id"], t["host"]) for t in ran]
+        who = [t["trial_id"] for t in ran]
         load = Load(
             int(cell["agents"]),
             _median(t["warm_overlap"] for t in ran),

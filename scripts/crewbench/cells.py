@@ -155,6 +155,12 @@ def only(rows: pd.DataFrame, setting: Mapping[str, Any]) -> pd.DataFrame:
     return rows
 
 
+def last_attempts(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each trial's last attempt. What one did that was given up, even in a warm round, is no part
+    of how the crew works."""
+    return rows[rows["attempt"] == rows.groupby("trial_id")["attempt"].transform("max")]
+
+
 def common_workload(trials: pd.DataFrame) -> str | None:
     """The work that most modes do: latency is compared between cells of this workload alone."""
     if trials.empty:

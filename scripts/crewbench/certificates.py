@@ -74,18 +74,18 @@ def seen(
 
     A mode that searches tried several numbers in one trial: each attempt counts with the devices that it
     had."""
-    by_trial = {(t["trial_id"], t["host"]): t for t in trials}
+    by_trial = {t["trial_id"]: t for t in trials}  # an out-of-memory may have been on another host
     found: dict[tuple, dict[int, Seen]] = defaultdict(lambda: defaultdict(Seen))
     place: dict[tuple, Seen] = {}
     for attempt in attempts:
-        trial = by_trial[attempt["trial_id"], attempt["host"]]
+        trial = by_trial[attempt["trial_id"]]
         key = tuple(trial[name] for name in GROUP)
         # A trial that was refused its start state used none.
         here = found[key][int(attempt["gpus_used"] or trial["gpus"])]
         here.statuses.append(str(attempt["status"]))
-        place[attempt["trial_id"], attempt["host"], int(attempt["attempt"])] = here
+        place[attempt["trial_id"], int(attempt["attempt"])] = here
     for oom in ooms:
-        here = place.get((oom["trial_id"], oom["host"], int(oom["attempt"])))
+        here = place.get((oom["trial_id"], int(oom["attempt"])))
         if here is not None and not here.evidence:
             here.evidence = _said(oom)
     return {key: dict(by_gpus) for key, by_gpus in found.items()}

@@ -35,16 +35,16 @@ def table(found: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
     rounds, or of its cold one where it has none."""
     trials = found["trials"]
     worked = cells.in_order(trials[trials["status"] == Status.OK]).to_dict("records")
-    chains = {(t["trial_id"], t["host"]): t for t in worked if is_chain(_deployment(t))}
-    agents = found["agents"]
-    ours = agents[agents["trial_id"].isin([key[0] for key in chains]) & (agents["status"] == Status.OK)]
+    chains = {t["trial_id"]: t for t in worked if is_chain(_deployment(t))}
+    agents = cells.last_attempts(found["agents"])
+    ours = agents[agents["trial_id"].isin(chains) & (agents["status"] == Status.OK)]
     steps: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
     for row in ours.to_dict("records"):
-        steps[row["trial_id"], row["host"], row["step"]].append(row)
+        steps[row["trial_id"], row["step"]].append(row)
     rows = []
     for key, trial in chains.items():
         for position, step in enumerate(_deployment(trial).steps, start=1):
-            ran = steps[*key, step.name]
+            ran = steps[key, step.name]
             ran = [r for r in ran if r["phase"] == "warm"] or ran
             tokens, prefill, decode = (
                 metrics.median(r[n] for r in ran) for n in ("prompt_tokens", "prefill_s", "decode_s")

@@ -190,7 +190,7 @@ METRICS: dict[str, Metric] = {
             "GPU s",
             "lower",
             "log",
-            "GPUs in use times seconds in round 0, failed attempts charged.",
+            "GPUs in use times seconds in round 0, and in every round of the attempts that failed before it.",
         ),
         Metric(
             "warm_gpu_s",

@@ -225,10 +225,10 @@ class Seen:
 
 def _ramps(found: Mapping[str, pd.DataFrame]) -> list[tuple[dict[str, Any], list[Seen]]]:
     ramps: dict[tuple, list[Seen]] = defaultdict(list)
-    rounds, attempts = _by_trial(found["rounds"]), _by_trial(found["attempts"])
+    rounds, attempts = _by_trial(cells.last_attempts(found["rounds"])), _by_trial(found["attempts"])
     devices, workers, ooms = (_by_trial(found[name]) for name in ("devices", "workers", "ooms"))
     for trial in cells.in_order(found["trials"]).to_dict("records"):
-        key = (trial["trial_id"], trial["host"])
+        key = trial["trial_id"]
         phase = "warm" if _known(trial["warm_s"]) else "cold"
         ran = tuple(
             _attempt(attempt, devices[key], workers[key], ooms[key], alone=len(attempts[key]) == 1)
@@ -241,10 +241,11 @@ def _ramps(found: Mapping[str, pd.DataFrame]) -> list[tuple[dict[str, Any], list
     return [(dict(zip(RAMP, key, strict=True)), seen) for key, seen in ramps.items()]
 
 
-def _by_trial(rows: pd.DataFrame) -> defaultdict[tuple, list[dict[str, Any]]]:
-    by: defaultdict[tuple, list[dict[str, Any]]] = defaultdict(list)
+def _by_trial(rows: pd.DataFrame) -> defaultdict[str, list[dict[str, Any]]]:
+    """Whatever host a row is of: a trial may have had several."""
+    by: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows.to_dict("records"):
-        by[row["trial_id"], row["host"]].append(row)
+        by[row["trial_id"]].append(row)
     return by
 
 

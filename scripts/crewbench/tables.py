@@ -110,6 +110,15 @@ class Trial:
     gpu: Samples
     bodies: dict[str, bytes]
 
+    @property
+    def last_attempt(self) -> int:
+        return max((r.attempt for r in self.rounds), default=0)
+
+    @property
+    def final(self) -> list[RoundRow]:
+        """The rounds of the last attempt: of those before it only what they cost counts."""
+        return [r for r in self.rounds if r.attempt == self.last_attempt]
+
 
 @dataclass(slots=True)
 class Samples:
@@ -150,6 +159,13 @@ def read_manifest(path: Path) -> Manifest:
         raise TableError([f"{path}: not a manifest ({error!r}); delete it and run `make report`"]) from None
     if not manifest.trials:
         raise TableError([f"{path}: lists 0 trials; the config must have a cell that makes sense"])
+    # Rows are joined by trial_id alone: those of one trial may be of several hosts.
+    times = Counter(line.get("trial_id") for line in manifest.trials)
+    twice = [f"{name} ({n} times)" for name, n in times.items() if n > 1]
+    if twice:
+        raise TableError(
+            [f"{path}: lists a trial twice: {', '.join(twice)}; delete it and run `make report`"]
+        )
     return manifest
 
 
@@ -288,8 +304,7 @@ def trial_row(
     """One trial in one row: what it was, whether its engine agrees with float32, how it ended, and every
     metric of METRICS (None: not measured)."""
     record, rounds = trial.record, trial.rounds
-    last = max((r.attempt for r in rounds), default=0)
-    final = [r for r in rounds if r.attempt == last]
+    last, final = trial.last_attempt, trial.final
     cold = next((r for r in final if r.round == 0), None)
     warm = [r for r in final if r.round > 0]
     first_attempts = [r for r in rounds if r.round == 0]
@@ -367,7 +382,9 @@ def trial_row(
         "warm_overlap": metrics.median(
             metrics.overlap(_spans([a for a in warm_steps if a.round == r.round])) for r in warm
         ),
-        "cold_gpu_s": metrics.gpu_seconds((r.gpus_used, r.makespan_s) for r in first_attempts),
+        "cold_gpu_s": metrics.gpu_seconds(
+            (r.gpus_used, r.makespan_s) for r in rounds if r.round == 0 or r.attempt != last
+        ),
         "warm_gpu_s": metrics.gpu_seconds([(warm[0].gpus_used, warm_s)]) if warm_s else None,
         "energy_j": sum(energies) if energies else None,
         "peak_mib": max((d["used_peak_mib"] for d in used), default=None),
@@ -447,13 +464,14 @@ def _queued(record: Mapping[str, Any]) -> float | None:
 
 def device_rows(trial: Trial) -> list[dict[str, Any]]:
     """One row per assigned device, from the first round's start to the last one's end: peaks and means of
-    memory (MiB) and utilisation (%), energy (J); and the copy bandwidth (GB/s) measured after the last one,
-    or why there is none. A device without samples has empty readings, never zeros."""
-    rounds, rows = trial.rounds, []
+    memory (MiB) and utilisation (%), energy (J), utilisation in the last attempt's cold and warm rounds too;
+    and the copy bandwidth (GB/s) measured after them, or why there is none. A device without samples has
+    empty readings, never zeros."""
+    worked, rows = [r for r in trial.final if r.status == Status.OK], []
     windows = {
-        "all": _window(rounds),
-        "cold": _window(r for r in rounds if r.round == 0 and r.status == Status.OK),
-        "warm": _window(r for r in rounds if r.round > 0 and r.status == Status.OK),
+        "all": _window(trial.rounds),
+        "cold": _window(r for r in worked if r.round == 0),
+        "warm": _window(r for r in worked if r.round > 0),
     }
     held = {w.device_uuid for w in trial.workers}
     for device in trial.record["devices"]:
@@ -520,8 +538,7 @@ def _mean(seen: Mapping[str, np.ndarray], name: str) -> float | None:
 def attempt_rows(trial: Trial) -> list[dict[str, Any]]:
     """One row per attempt of the mode, each with how it ended, its steps, and what it cost in seconds and
     GPU-seconds: the last one its cold round, one that was given up all of its rounds."""
-    rows = []
-    last = max((r.attempt for r in trial.rounds), default=0)
+    rows, last = [], trial.last_attempt
     for attempt in sorted({r.attempt for r in trial.rounds}):
         ran = [r for r in trial.rounds if r.attempt == attempt]
         cold = next((r for r in ran if r.round == 0), None)
@@ -981,7 +998,8 @@ def _shown_outputs(shown: pd.DataFrame) -> pd.DataFrame:
                         "text": inert.excerpt(words, EXCERPT_CHARACTERS),
                     }
                 )
-    return pd.DataFrame(rows, columns=[*IDENTITY, "attempt", "step", "agent", "characters", "text"])
+    found = pd.DataFrame(rows, columns=[*IDENTITY, "attempt", "step", "agent", "characters", "text"])
+    return cells.last_attempts(found)
 
 
 # Writing and loading -----------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -160,6 +160,7 @@ def make_trial(
     host: str = "box",
     order: int = 0,
     texts: dict[str, str] | None = None,
+    host_of: Callable[[Any], str | None] = lambda row: None,
 ) -> dict[str, str]:
     """Writes one trial under `root`, gives its line of the manifest. `fail`: (round, step, status, error)."""
     costs = costs or Costs()
@@ -182,7 +183,9 @@ def make_trial(
         "gpu.csv": list(_samples(cell, walks, clock, costs)),
     }
     more = costs.record
-    return write_trial(root, what, who, rows, taints=taints, order=order, texts=texts, more=more)
+    return write_trial(
+        root, what, who, rows, taints=taints, order=order, texts=texts, more=more, host_of=host_of
+    )
 
 
 def write_trial(
@@ -195,14 +198,16 @@ def write_trial(
     order: int = 0,
     texts: dict[str, str] | None = None,
     more: dict | None = None,
+    host_of: Callable[[Any], str | None] = lambda row: None,
 ) -> dict[str, str]:
     """Writes a trial's files from its rows, trial.json last, and gives its line of the manifest.
 
-    `texts` are what agents said; others say something harmless. `more` is what trial.json says besides."""
+    `texts` are what agents said; others say something harmless. `more` is what trial.json says besides.
+    `host_of`: which host a row was on, None for the trial's own."""
     here = root / who.trial_id / what.spec8
     here.mkdir(parents=True)
     for name, row_type in FILES.items():
-        write_csv(here / name, row_type, who, rows.get(name, []))
+        write_csv(here / name, row_type, who, rows.get(name, []), host_of)
     with open(here / "outputs.jsonl", "w", encoding="utf-8") as out:
         for row in rows.get("agents.csv", []):
             if row.status == Status.OK:
@@ -252,6 +257,50 @@ def write_trial(
     (here / "trial.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     line = {"trial_id": who.trial_id, "spec8": what.spec8, "dir": str(here)}
     return {**line, "check_id": f"{who.engine}__d1"}
+
+
+def given_up(root: Path, repeat: int = 1, hosts: tuple[str, str] = ("box", "box")) -> dict[str, str]:
+    """A search that gave up an attempt in a warm round, on `hosts` of its two attempts. On one device rounds
+    of 10, 10 and 20 s, of which the framework took 9 each until memory ran out; on two devices three rounds
+    of 10 s without a framework. The devices are busy in the second attempt's warm rounds alone."""
+    cell = Cell("auto_expand", 2, 2, "eager", "zygote")
+    oom, ok = Status.OOM, Status.OK
+    rounds = [
+        RoundRow(number, "warm" if number else "cold", attempt, attempt, a, b, b - a, status=status,
+                 framework_s=framework, decode_s=b - a - framework)
+        for number, attempt, a, b, framework, status in (
+            (0, 1, 0, 10, 9, ok), (1, 1, 10, 20, 9, ok), (2, 1, 20, 40, 0, oom),
+            (0, 2, 40, 50, 0, ok), (1, 2, 50, 60, 0, ok), (2, 2, 60, 70, 0, ok),
+        )
+    ]  # fmt: skip
+    agents = [
+        AgentRow(r.round, r.phase, r.attempt, f"agent{i}", f"agent{i}", f"worker{i}", 0, r.status,
+                 r.started_at_s, r.started_at_s, r.ended_at_s, 0.0, 1.0, 8.0, 0.0, 1.0, 5, 5, 1)
+        for r in rounds
+        for i in (0, 1)
+    ]  # fmt: skip
+    workers = [
+        WorkerRow(f"worker{i}", 0, attempt, "process", spawned_at_s=0.0, ready_at_s=0.0, stopped_at_s=70.0,
+                  device_uuid=f"slot-{d}", device_index=d, predicted_mib=500.0,
+                  allocated_peak_mib=400.0 if attempt == 2 else None)
+        for attempt, i, d in ((1, 0, 0), (1, 1, 0), (2, 0, 0), (2, 1, 1))
+    ]  # fmt: skip
+    refused = OomRow(2, "warm", 1, "worker1", 0, "agent1", None, "slot-0", "generate", 100.0, 20.0,
+                     held_by="worker0: 500 MiB")  # fmt: skip
+    busy = [
+        GpuRow(t, f"slot-{d}", d, util_pct=100.0 if t >= 50 else 0.0, used_mib=500.0, free_mib=140.0)
+        for t in (0.0, 20.0, 40.0, 49.0, 50.0, 60.0, 70.0)
+        for d in (0, 1)
+    ]
+    files = {"agents": agents, "workers": workers, "rounds": rounds, "ooms": [refused], "gpu": busy}
+    rows = {f"{name}.csv": of for name, of in files.items()}
+
+    def host_of(row: Any) -> str | None:
+        return hosts[0] if getattr(row, "attempt", None) == 1 else None
+
+    return write_trial(
+        root, spec(cell, repeat), identity(cell, repeat, hosts[1]), rows, order=repeat, host_of=host_of
+    )
 
 
 def make_results(

@@ -143,6 +143,15 @@ def test_failed_attempts_are_a_part_of_the_cold_bar_of_their_own(draw):
     assert "failed attempts" not in texts(draw(figures.stages, Canvas(), "resident"))
 
 
+@pytest.mark.parametrize(("start", "said"), [
+    ("zygote", "50.0 s, most of it failed 40.0 s, decode 10.0 s"),
+    ("resident", "10.0 s, most of it decode 10.0 s"),
+])  # fmt: skip
+def test_stages_are_those_of_the_attempt_that_was_not_given_up(tmp_path, draw, start, said):
+    of = study_of([made_trials.given_up(tmp_path)], tmp_path)
+    assert draw(figures.stages, Canvas(), start, of=of).description.endswith(said)
+
+
 def test_what_the_stages_leave_is_idle_and_marked_where_it_is_too_much(study, draw):
     rounds = study.tables["rounds"]
     short = (rounds["mode"] == "sequential") & (rounds["phase"] == "warm")
@@ -371,6 +380,22 @@ def test_a_timeline_has_every_agent_and_every_device(draw):
     said = texts(draw(figures.timeline, Canvas(), "parallel"))
     assert {role.lower() for role in made_trials.ROLES} <= set(said)
     assert [t for t in said if t.startswith("slot ")] == [f"slot {i}" for i in range(8)] * 2
+
+
+def test_a_timeline_has_what_happened_on_every_host(tmp_path, draw):
+    of = study_of([made_trials.given_up(tmp_path, hosts=("near", "far"))], tmp_path)
+    drawn = draw(figures.timeline, Canvas(), "auto_expand", of=of)
+    assert "cold round, attempt 1: worked, 10.0 s; warm round 1, attempt 1: worked" in drawn.description
+    assert len(drawn.figure.axes[0].patches) >= 12  # two agents, six rounds
+    samples = of.tables["samples"]
+    away = samples.assign(host="near", device_uuid="near/" + samples["device_uuid"], used_mib=100.0)
+    both = figures.Study({**of.tables, "samples": pd.concat([samples, away])}, {})
+    drawn = draw(figures.timeline, Canvas(), "auto_expand", of=both)
+    shown = texts(drawn)
+    assert [t for t in shown if t.startswith("slot ")][:4] == [
+        "slot 0 of far", "slot 1 of far", "slot 0 of near", "slot 1 of near"
+    ]  # fmt: skip
+    assert shown.count("peak 500 of 640 MiB") == 2 and shown.count("peak 100 of 240 MiB") == 2
 
 
 @pytest.mark.parametrize("narrow", [False, True])

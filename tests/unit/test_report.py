@@ -146,6 +146,20 @@ def test_an_agent_that_timed_out_is_seen(page):
     assert "1 of 2" in page.text
 
 
+def test_what_failed_on_another_host_of_a_trial_is_seen(tmp_path):
+    lost = made_trials.make_trial(
+        tmp_path,
+        Cell("actors", 2, 2, "eager", "zygote"),
+        1,
+        fail=(0, "agent1", Status.ERROR, "was lost with its host far"),
+        host_of=lambda row: "far" if getattr(row, "worker", "") == "worker1" else None,
+    )
+    html, _ = page_of([lost, made_trials.given_up(tmp_path, hosts=("far", "box"))], tmp_path)
+    assert "system architect failed in round 0" in html
+    (refused,) = re.findall(r"<tr>[^\n]*generate, warm round, agent1.*?</tr>", html, re.S)
+    assert re.sub(r"(<[^>]+>|\s)+", "|", refused).endswith("|100|20.0|worker0:|500|MiB|–|400|")
+
+
 def test_trials_that_ran_out_of_memory_are_seen(page):
     assert "2 trials out of memory: Parallel ×2." in page.text
     assert "0 of 2" in page.text

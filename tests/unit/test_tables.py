@@ -180,6 +180,19 @@ def test_an_attempt_given_up_in_a_warm_round_failed_and_cost_both_rounds(tmp_pat
     assert second["error"] == "its answer broke off"
 
 
+def test_of_an_attempt_given_up_in_a_warm_round_only_its_cost_counts(tmp_path):
+    lines = [made_trials.given_up(tmp_path)]
+    built = tables.build(tables.read_manifest(made_trials.write_manifest(tmp_path, lines)))
+    row = built["trials"].iloc[0]
+    assert (row["cold_s"], row["failed_attempts_s"], row["warm_s"]) == (50.0, 40.0, 10.0)
+    assert row["cold_gpu_s"] == 1 * 40.0 + 2 * 10.0 == built["attempts"]["gpu_s"].sum()
+    assert list(built["devices"]["warm_util_mean_pct"]) == [100.0, 100.0]  # from 50 to 70 s
+    assert list(built["bounds"]["orchestration_pct"]) == [0.0]
+    (orchestration,) = built["constraints"].query("constraint == 'orchestration'").to_dict("records")
+    assert (orchestration["value"], orchestration["outcome"]) == (0.0, "not reached")
+    assert set(built["outputs"]["attempt"]) == {2}
+
+
 def test_a_device_without_samples_is_empty_and_not_zero(tmp_path):
     cell = Cell("sequential", 1, **ONE)
     rows = {"rounds.csv": [a_round(0, 0.0, 1.0)], "agents.csv": [agent(0, "agent0", 0.0, 1.0)]}
@@ -530,12 +543,20 @@ def test_start_states_are_never_pooled(whole):
 
 def test_trials_of_different_hosts_are_neither_pooled_nor_paired(tmp_path):
     lines = [
-        made_trials.make_trial(tmp_path / host, Cell(mode, 1, **ONE), 1, host=host)
-        for mode, host in (("sequential", "east"), ("shared", "east"), ("shared", "west"))
+        made_trials.make_trial(tmp_path, Cell(mode, 1, **ONE), repeat, host=host)
+        for repeat, elsewhere in ((1, "east"), (2, "west"))
+        for mode, host in (("sequential", "east"), ("shared", elsewhere))
     ]
     summary = summary_of(lines, tmp_path)
     assert len(summary.query("mode == 'shared' and metric == 'cold_s'")) == 2
-    assert list(summary.query("metric == 'speedup_cold'")["host"]) == ["east"]
+    (ratio,) = summary.query("metric == 'speedup_cold'").to_dict("records")
+    assert (ratio["host"], ratio["n"]) == ("east", 1)
+
+
+def test_a_manifest_that_lists_a_trial_twice_is_refused(tmp_path):
+    line = made_trials.make_trial(tmp_path, Cell("shared", 1, **ONE), 1)
+    with pytest.raises(tables.TableError, match=r"lists a trial twice: shared__.*r1 \(2 times\)"):
+        tables.read_manifest(made_trials.write_manifest(tmp_path, [line, line]))
 
 
 def test_rows_describe_themselves(whole):

@@ -79,6 +79,19 @@ def test_a_search_is_certified_by_its_own_attempts(tmp_path):
     assert "700.0 MiB" in row["evidence"]
 
 
+def test_an_out_of_memory_on_another_host_is_evidence_too(tmp_path):
+    found = built(tmp_path, [made_trials.given_up(tmp_path, hosts=("near", "far"))])
+    assert (set(found["ooms"]["host"]), set(found["trials"]["host"])) == ({"near"}, {"far"})
+    rows = (found[name].to_dict("records") for name in ("trials", "attempts", "ooms"))
+    ((_, by_gpus),) = certificates.seen(*rows).items()
+    assert by_gpus[1].too_few and by_gpus[2].fits
+    assert by_gpus[1].evidence == "asked for 100 MiB, 20 MiB free; worker0: 500 MiB"
+    (memory,) = found["constraints"].query("constraint == 'memory'").to_dict("records")
+    assert memory["evidence"].startswith(
+        "out of memory in 1 of 1 trial, the fullest slot would need 1,000 of"
+    )
+
+
 def test_without_the_next_fewer_devices_it_is_an_upper_bound(tmp_path):
     (row,) = study(tmp_path, PARALLEL[2:])["certificates"].to_dict("records")
     assert (row["outcome"], row["gpus"], row["note"]) == (AT_MOST, 4, "3 was not tried")

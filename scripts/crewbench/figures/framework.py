@@ -131,7 +131,7 @@ def _why_none(taxes: pd.DataFrame) -> str:
 
 
 def _note(taxes: pd.DataFrame, trials: pd.DataFrame) -> str:
-    ours = taxes[taxes["trial_id"].isin(trials["trial_id"]) & taxes["host"].isin(trials["host"])]
+    ours = taxes[taxes["trial_id"].isin(trials["trial_id"])]
     return next((note for note in ours["note"] if note), "not measured")
 
 

@@ -130,7 +130,7 @@ def _bars(study: Study, trials: pd.DataFrame, start: str) -> list[Bar]:
     """The cells with such a round that worked, those of the headline setting first, the common work first."""
     worked = trials[trials["status"] == Status.OK]
     phase = "warm" if start == RESIDENT else "cold"
-    rounds = study.tables["rounds"]
+    rounds = cells.last_attempts(study.tables["rounds"])
     rounds = rounds[(rounds["phase"] == phase) & (rounds["status"] == Status.OK)]
     groups = [
         (dict(zip(cells.WHERE, key, strict=True)), group)
@@ -149,7 +149,7 @@ def _elsewhere(study: Study, cell: dict[str, Any]) -> tuple:
 
 
 def _bar(cell: dict[str, Any], trials: pd.DataFrame, rounds: pd.DataFrame, phase: str) -> Bar | None:
-    ours = rounds[rounds["trial_id"].isin(trials["trial_id"]) & (rounds["host"] == cell["host"])]
+    ours = rounds[rounds["trial_id"].isin(trials["trial_id"])]
     if ours.empty:
         return None
     parts = [f"{stage}_s" for stage in STAGES]

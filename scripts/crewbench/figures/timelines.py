@@ -29,7 +29,7 @@ def timeline(study: Study, canvas: Canvas, mode: str) -> Drawn:
     if chosen.empty:
         return missing(study, name, f"{mode} was not run in the headline setting", question)
     trial = chosen.iloc[0]
-    ours = {"trial_id": trial["trial_id"], "host": trial["host"]}
+    ours = {"trial_id": trial["trial_id"]}
     agents, workers, rounds, samples = (
         cells.only(study.tables[n], ours) for n in ("agents", "workers", "rounds", "samples")
     )
@@ -39,13 +39,12 @@ def timeline(study: Study, canvas: Canvas, mode: str) -> Drawn:
         for f in (agents, workers, rounds, samples)
     )
     people = list(dict.fromkeys(agents["agent"]))
-    devices = sorted(samples["device_index"].unique())
+    devices, places = _devices(samples, trial["host"], study.device)
     if canvas.narrow:
         row, thin = 0.3, 0.2
     else:
         row, thin = 0.24, 0.2
     names = [drawing.plain(str(p).replace("_", " "), 32) for p in people]
-    places = [f"{study.device} {int(d)}" for d in devices]
     sheet = Sheet(
         canvas,
         question,
@@ -206,8 +205,8 @@ def _row_names(ax: Axes, names: Sequence[str], canvas: Canvas) -> None:
 def _initials(name: str) -> str:
     """A name that fits beside a phone's plot: its first word, cut to eight letters."""
     words = name.split()
-    if len(words) == 2 and words[1].isdigit():
-        return name
+    if len(words) > 1 and words[1].isdigit():
+        return " ".join(words[:2])
     return words[0][:8] if words else ""
 
 
@@ -237,10 +236,20 @@ def _rounds_marked(axes: Sequence[Axes], rounds: pd.DataFrame, top: Axes) -> Non
         )
 
 
+def _devices(samples: pd.DataFrame, home: str, noun: str) -> tuple[list[str], list[str]]:
+    """The devices of a trial, its own host's first, and what they are called: indices are a host's own."""
+    found = samples.drop_duplicates("device_uuid")
+    found = found.assign(_away=found["host"] != home).sort_values(["_away", "host", "device_index"])
+    names = [f"{noun} {int(index)}" for index in found["device_index"]]
+    if found["_away"].any():
+        names = [f"{name} of {host}" for name, host in zip(names, found["host"], strict=True)]
+    return list(found["device_uuid"]), [drawing.plain(name, 32) for name in names]
+
+
 def _devices_panel(
     ax: Axes,
     samples: pd.DataFrame,
-    devices: Sequence[int],
+    devices: Sequence[str],
     places: Sequence[str],
     column: str,
     canvas: Canvas,
@@ -250,7 +259,7 @@ def _devices_panel(
 ) -> None:
     """One row per device: how full it is over time, as a share of its budget or of 100 %."""
     for i, device in enumerate(devices):
-        rows = samples[(samples["device_index"] == device) & samples["t_at_s"].between(0, end * 1.01)]
+        rows = samples[(samples["device_uuid"] == device) & samples["t_at_s"].between(0, end * 1.01)]
         values = rows[column].to_numpy(dtype=float)
         if column == "used_mib":
             # The median: while a process goes, a driver may count its memory as used and as free.

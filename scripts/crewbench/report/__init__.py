@@ -152,7 +152,7 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
         "timelines": timelines,
         "failed_trials": _failed_trials(trials, tables["agents"]),
         "failed_attempts": _failed_attempts(tables["attempts"], kind),
-        "first_ooms": _first_ooms(tables["ooms"], tables["workers"], kind),
+        "first_ooms": _first_ooms(*(_at_home(tables[n], trials) for n in ("ooms", "workers")), kind),
         "skipped": _skipped(tables["skipped"], kind),
         "engines": _engines(tables["quality"]),
         "tainted": _records(trials[trials["tainted"]], "trial_id", "host", "taints"),
@@ -311,7 +311,7 @@ def _failed_trials(trials: pd.DataFrame, agents: pd.DataFrame) -> list[dict[str,
     steps = steps[steps["status"].isin([Status.OOM, Status.TIMEOUT, Status.ERROR])]
     rows = []
     for trial in shown.to_dict("records"):
-        ours = cells.only(steps, {"trial_id": trial["trial_id"], "host": trial["host"]})
+        ours = steps[steps["trial_id"] == trial["trial_id"]]
         rows.append(
             {
                 "trial_id": trial["trial_id"],
@@ -354,6 +354,11 @@ def _failed_attempts(attempts: pd.DataFrame, kind: str) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _at_home(rows: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
+    """Rows with their trial's host in place of their own: what tells one cell from another."""
+    return rows.assign(host=rows["trial_id"].map(trials.set_index("trial_id")["host"]))
 
 
 def _first_ooms(ooms: pd.DataFrame, workers: pd.DataFrame, kind: str) -> list[dict[str, Any]]:
