@@ -436,7 +436,7 @@ def _parallelism(seen: Sequence[Seen], limit: float, kind: str) -> Iterable[Read
         alike = [p for p in by_point if p[0] * gpus == agents * p[1] and p < point]
         bases = [(min(over_gpus), OVER_GPUS)] if over_gpus else []
         bases += [(min(over_agents), OVER_AGENTS)] if over_agents else []
-        bases += [(min(alike), OVER_BOTH)] if alike and not bases else []
+        bases += [(min(alike), OVER_BOTH)] if alike else []
         readings = []
         for base, over in bases:
             if phase[base] != phase[point]:

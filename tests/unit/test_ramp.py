@@ -117,6 +117,31 @@ def test_agents_and_gpus_that_grow_alike_are_efficient_where_the_makespan_stays(
     assert verdict(found)["first"] == "not reached"
 
 
+def test_of_several_efficiencies_at_a_point_the_least_is_judged(tmp_path):
+    """Two agents on two slots take 2.5 times as long as one on one; that two on one slot take longer still and
+    one on two slots no less does not make up for it."""
+    seconds = {(1, 1): 0.02, (2, 1): 0.06, (1, 2): 0.03, (2, 2): 0.055}
+    lines = [
+        made_trials.make_trial(
+            tmp_path,
+            Cell("parallel", gpus, agents, **ONE),
+            repeat,
+            warm_rounds=1,
+            costs=Made(token_s=token_s),
+        )
+        for repeat in (1, 2)
+        for (agents, gpus), token_s in seconds.items()
+    ]
+    found = tables.build(tables.read_manifest(made_trials.write_manifest(tmp_path, lines)))
+    row = constraint(found, "parallelism")
+    assert (row["outcome"], row["at_agents"], row["at_gpus"]) == ("broke", 1, 2)
+    assert row["evidence"].endswith("also with 2 agents on 1 slot, 2 agents on 2 slots")
+    alone = found["trials"].query("not (agents == 2 and gpus == 1) and not (agents == 1 and gpus == 2)")
+    same = ramp.tables({**found, "trials": alone}, Limits())["constraints"]
+    (both,) = [r for r in same if r["constraint"] == "parallelism"]
+    assert (both["over"], both["value"] < 0.5) == ("agents and GPUs", True)
+
+
 def test_orchestration_breaks_where_the_framework_takes_its_share(tmp_path):
     found = built(tmp_path, over_agents("parallel", 1, 2), costs=Made(framework_s=0.4))
     row = verdict(found)
