@@ -118,7 +118,7 @@ def test_agents_and_gpus_that_grow_alike_are_efficient_where_the_makespan_stays(
 
 
 def test_of_several_efficiencies_at_a_point_the_least_is_judged(tmp_path):
-    """Two agents on two slots take 2.5 times as long as one on one; that two on one slot take longer still and
+    """Two agents on two slots take 2.5 times as long as one on one; two on one slot take longer still and
     one on two slots no less does not make up for it."""
     seconds = {(1, 1): 0.02, (2, 1): 0.06, (1, 2): 0.03, (2, 2): 0.055}
     lines = [
