@@ -46,7 +46,7 @@ study: $(RUNTIME) ## as report, with as many repeats as narrow intervals need
 	@$(if $(CONFIG),$(BIN)/python scripts/matrix.py --read $(CONFIG))
 	$(BIN)/python scripts/study.py $(if $(CONFIG),--configfile $(CONFIG)) $(ARGS)
 
-compare: $(RUNTIME) ## make compare A=2x-h200-core B=results: two results cell by cell; exit 1 where B is worse
+compare: $(RUNTIME) ## make compare A=2x-h200-core B=results: two results cell by cell; fails where B is worse
 	@$(BIN)/python scripts/compare.py $(A) $(B) $(ARGS)
 
 test: $(DEV) ## run the tests

@@ -15,11 +15,13 @@ import argparse
 import csv
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from crewbench import compare, inert
 from crewbench.metrics import METRICS
+from crewbench.report import comparing
 
 SHOWN = ("cell", "metric", "a", "b", "ratio", "interval", "n", "p", "verdict", "reason")
 HEADINGS = ("Cell", "Metric", "A", "B", "B over A", "95 %", "n", "p (Holm)", "Verdict", "Why, or how")
@@ -44,6 +46,12 @@ def write_csv(rows: Sequence[compare.Row], path: Path) -> None:
             writer.writerow(
                 {k: inert.guarded(v) if isinstance(v, str) else v for k, v in row.record().items()}
             )
+
+
+def write_page(page: str, path: Path) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(page, encoding="utf-8")
+    os.replace(part, path)
 
 
 def main() -> int:
@@ -80,14 +88,14 @@ def main() -> int:
         for what, one, other in found.differences:
             print(f"  {what}: {one} -> {other}")
     print(found.answer)
-    if args.csv:
-        write_csv(found.rows, args.csv)
-    if args.html:
-        from crewbench.report import comparing
-
-        part = args.html.with_name(args.html.name + ".part")
-        part.write_text(comparing.page(*sides, found), encoding="utf-8")
-        os.replace(part, args.html)
+    try:
+        if args.csv:
+            write_csv(found.rows, args.csv)
+        if args.html:
+            write_page(comparing.page(*sides, found), args.html)
+    except OSError as error:
+        print(f"Cannot be written: {error}", file=sys.stderr)
+        return compare.NOT_COMPARABLE
     if args.strict and found.code == compare.SAME and not all(row.compared for row in found.rows):
         print("Not comparable: with --strict, because some cells were not compared.")
         return compare.NOT_COMPARABLE
@@ -95,4 +103,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except Exception:  # Python's own exit code for a crash is 1, which means "worse" here
+        traceback.print_exc()
+        sys.exit(compare.NOT_COMPARABLE)

@@ -25,13 +25,17 @@ EMBEDDED = ROOT / "config" / "config.yaml"
 def merged(files: list[str], entries: list[str]) -> dict[str, Any]:
     """The config as Snakemake lays it together: the embedded one, the files, the command line."""
     from snakemake.cli import parse_config
-    from snakemake.common.configfile import load_configfile
     from snakemake.utils import update_config
+
+    from crewbench.problems import ConfigError, Problem, read_yaml
 
     config: dict[str, Any] = {}
     for file in (EMBEDDED, *files):
-        update_config(config, load_configfile(str(file)))
-    update_config(config, parse_config(entries))
+        update_config(config, read_yaml(file))
+    try:
+        update_config(config, parse_config(entries))
+    except ValueError as error:
+        raise ConfigError("--config", [Problem("the command line", str(error))]) from None
     return config
 
 

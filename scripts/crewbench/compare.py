@@ -123,11 +123,17 @@ def read(path: Path) -> Result:
     place = path / "tables" if (path / "tables").is_dir() else path
 
     def table(name: str) -> pd.DataFrame:
-        if (place / f"{name}.parquet").exists():
-            return pd.read_parquet(place / f"{name}.parquet")
-        if (place / f"{name}.csv").exists():
-            return pd.read_csv(place / f"{name}.csv", keep_default_na=True, na_values=[""])
-        raise CompareError(f"{place / name}.parquet: missing, and no .csv; run scripts/tables.py first")
+        for file, load in ((place / f"{name}.parquet", pd.read_parquet), (place / f"{name}.csv", of_csv)):
+            if file.exists():
+                try:
+                    return load(file)
+                except (ValueError, OSError) as error:
+                    what = str(error).strip().partition("\n")[0]
+                    raise CompareError(f"{file}: cannot be read ({what}); run the workflow again") from None
+        raise CompareError(f"{place}: no {name}.parquet and no {name}.csv there; run `make report` first")
+
+    def of_csv(file: Path) -> pd.DataFrame:
+        return pd.read_csv(file, keep_default_na=True, na_values=[""])
 
     trials, environment = table("trials"), table("environment")
     lacking = [n for n in (*CELL, "host", "repeat", "status") if n not in trials and n != "compile_cache"]
@@ -141,11 +147,15 @@ def read(path: Path) -> Result:
     manifest: dict[str, Any] = {}
     for file in (path / "matrix.json", path.parent / "matrix.json"):
         if file.exists():
-            try:
-                manifest = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError:
-                raise CompareError(f"{file}: not valid JSON; run the workflow again") from None
+            manifest = _manifest(file)
             break
+    # It is written when a run starts, the tables when one ends: an interrupt leaves them apart.
+    planned = {line["dir"] for line in manifest.get("trials") or ()}
+    if planned and (other := sorted(set(trials.get("dir", ())) - planned)):
+        raise CompareError(
+            f"{path}: matrix.json and the tables are of two studies (only the tables have {other[0]}): "
+            "let the run come to its end, then compare"
+        )
     rows = [{k: None if v != v else v for k, v in row.items()} for row in trials.to_dict("records")]
     return Result(
         str(path),
@@ -155,6 +165,16 @@ def read(path: Path) -> Result:
         manifest.get("model") or {},
         manifest.get("crew") or {},
     )
+
+
+def _manifest(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        data = None
+    if not isinstance(data, dict):
+        raise CompareError(f"{file}: not a manifest; run the workflow again")
+    return data
 
 
 # Comparing ----------------------------------------------------------------------------------------

@@ -156,7 +156,9 @@ def read_manifest(path: Path) -> Manifest:
     except FileNotFoundError:
         raise TableError([f"{path}: there is no manifest; `make report` writes it"]) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise TableError([f"{path}: not a manifest ({error!r}); delete it and run `make report`"]) from None
+        raise TableError(
+            [f"{path}: not a manifest ({error!r}); `make report` writes one, results/matrix.json"]
+        ) from None
     if not manifest.trials:
         raise TableError([f"{path}: lists 0 trials; the config must have a cell that makes sense"])
     # Rows are joined by trial_id alone: those of one trial may be of several hosts.

@@ -3,6 +3,7 @@
 import csv
 import random
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -285,12 +286,40 @@ def test_references_are_found_by_name_and_old_ones_can_be_read():
 
 
 def test_a_broken_manifest_and_missing_tables_are_named(tmp_path):
-    with pytest.raises(compare.CompareError, match=r"trials\.parquet: missing"):
+    with pytest.raises(compare.CompareError, match=r"no trials\.parquet and no trials\.csv .* `make report`"):
         compare.read(tmp_path)
     (tmp_path / "trials.csv").write_text("mode\nshared\n")
     (tmp_path / "environment.csv").write_text("host,key,value\n")
     with pytest.raises(compare.CompareError, match="lacks gpus"):
         compare.read(tmp_path)
+
+
+def test_files_that_cannot_be_read_are_named(results, tmp_path):
+    made = shutil.copytree(results["before"], tmp_path / "made")
+    (made / "matrix.json").write_text("[]")
+    with pytest.raises(compare.CompareError, match=r"matrix\.json: not a manifest"):
+        compare.read(made)
+    for name, content in (("trials.parquet", b"PAR1 and no more"), ("trials.csv", b"")):
+        (made / "tables" / name).write_bytes(content)
+        with pytest.raises(compare.CompareError, match=rf"{name}: cannot be read .*run the workflow again"):
+            compare.read(made)
+        (made / "tables" / name).unlink()
+
+
+def test_tables_of_another_study_than_the_manifests_are_not_compared(results, tmp_path):
+    # As an interrupt leaves them: a run writes its manifest when it starts and its tables when it ends.
+    made = shutil.copytree(results["before"], tmp_path / "made")
+    shutil.copy(results["slower"] / "matrix.json", made)
+    with pytest.raises(compare.CompareError, match="are of two studies .* let the run come to its end"):
+        compare.read(made)
+
+
+def test_what_cannot_be_written_does_not_exit_like_a_regression(results, tmp_path):
+    for option in ("--csv", "--html"):
+        done = call(results["before"], results["after"], option, tmp_path / "nowhere" / "out")
+        assert done.returncode == 2, done.stdout
+        assert "Cannot be written" in done.stderr and "nowhere" in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 # The page -----------------------------------------------------------------------------------------

@@ -60,6 +60,19 @@ def test_a_wrong_config_is_named_and_nothing_runs(finished, tmp_path):
     assert told(done) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["none.yaml"], "none.yaml has 1 problem:\n  the file: does not exist in"),
+        (["study.json", "--config", "bogus"], "name=value"),
+    ],
+)
+def test_words_that_cannot_be_read_are_told_without_a_traceback(finished, words, said):
+    done = study(finished, *words)
+    assert done.returncode == 2 and told(done) == []
+    assert said in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_dry_run_is_refused_with_what_to_do_instead(finished):
     done = study(finished, "--dry-run")
     assert done.returncode == 2 and "snakemake -n" in done.stderr

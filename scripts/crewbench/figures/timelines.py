@@ -84,7 +84,7 @@ def timeline(study: Study, canvas: Canvas, mode: str) -> Drawn:
         + (
             "the one with the median cold makespan of those that worked. "
             if trial["status"] == "ok"
-            else f"it {ended(trial['status'])}. "
+            else f"{ended(trial['status'])}. "
         )
         + f"Above, each agent; below, memory and utilisation of each {study.device} on the same time axis."
     )

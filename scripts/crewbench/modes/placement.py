@@ -37,5 +37,6 @@ def idle_gpus(cell: Cell) -> str | None:
         return f"{cell.gpus} GPUs cannot be divided into groups of {each}"
     empty = cell.gpus - cell.agents * each
     if empty > 0:
-        return f"{cell.gpus} GPUs for {cell.agents} agents: {empty} would stay empty"
+        agents = "one agent" if cell.agents == 1 else f"{cell.agents} agents"
+        return f"{cell.gpus} GPUs for {agents}: {empty} would stay empty"
     return None
