@@ -1,10 +1,11 @@
 """Rule `model`: build, or check and describe, the checkpoint that the trials load.
 
+    model.py                                            the last study's model, where it belongs
     model.py --matrix results/matrix.json --out results/models/ID
     model.py --spec '{"kind": "synthetic", "shape": "tiny", ...}' --out DIR
 
 Reads the `model` section {model_id, kind, shape, seed, dtype, path, repo, revision} and leaves manifest.json
-in --out, last and whole.
+in --out, last and whole. Weights that were deleted come back as they were, so that no finished trial reruns.
 """
 
 from __future__ import annotations
@@ -43,17 +44,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--matrix", type=Path, help="the matrix manifest; its `model` section is read")
-    source.add_argument("--spec", help="a model section as JSON")
-    parser.add_argument("--out", type=Path, required=True, help="the directory for manifest.json")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--matrix", type=Path, default=Path("results/matrix.json"), help="the manifest; its `model` is read"
+    )
+    source.add_argument("--spec", help="a model section as JSON; needs --out")
+    parser.add_argument("--out", type=Path, help="the directory for manifest.json (the study's)")
     arguments = parser.parse_args()
+    if arguments.spec and not arguments.out:
+        parser.error("--spec needs --out")
     try:
         if arguments.spec:
             spec = json.loads(arguments.spec)
-        else:
+        elif arguments.matrix.is_file():
             spec = json.loads(arguments.matrix.read_text(encoding="utf-8"))["model"]
-        made = make(spec, arguments.out)
+        else:
+            parser.error(f"{arguments.matrix}: no such file; a run of the workflow leaves one")
+        made = make(spec, arguments.out or Path(spec["dir"]))
     except CheckpointError as error:
         print(f"model: {error}", file=sys.stderr)
         return 1

@@ -195,8 +195,7 @@ def test_a_shard_that_went_missing_after_the_model_was_made_stops_the_trial_befo
     shard.unlink()
     code, said = tried(broken)
     assert code == 1
-    assert said.startswith(f"error: {shard} is missing: delete ")
-    assert said.endswith("and run scripts/model.py again")
+    assert said.startswith(f"error: {shard} is missing: ") and "scripts/model.py" in said
     assert not broken.dir(broken.trials[0]).joinpath("gpu.csv").exists()
     spec = f'{{"kind": "local", "path": "{mine}"}}'
     command = [sys.executable, SCRIPTS / "model.py", "--spec", spec, "--out", tmp_path / "again"]

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -175,6 +177,15 @@ def test_one_deleted_file_of_a_trial_is_noticed_too_and_measured_again(copy):
 def test_a_deleted_directory_of_results_is_made_again(copy, name, jobs):
     shutil.rmtree(copy.place / "results" / name)
     assert copy.wanted() == jobs
+
+
+def test_a_deleted_model_comes_back_by_its_script_and_no_finished_trial_reruns(copy):
+    shutil.rmtree(copy.place / "results/models")
+    command = [sys.executable, "scripts/model.py"]
+    subprocess.run(command, cwd=copy.place, env=copy.environment, check=True, capture_output=True)
+    assert copy.wanted() == {}
+    copy.study = {**STUDY, "repeats": 2}
+    assert copy.wanted() == {"trial": 2, **AFTER_TRIALS}
 
 
 def test_a_deleted_manifest_reruns_nothing_and_is_written_by_the_next_run(copy):

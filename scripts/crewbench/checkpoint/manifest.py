@@ -78,6 +78,10 @@ class Manifest:
         return [place / f["name"] for f in self.files if f["name"].endswith(".safetensors")]
 
 
+REMEDY = "`.venv/bin/python scripts/model.py` puts the last study's model back, and no finished trial reruns"
+"""The same bytes give the same manifest, so that nothing which depends on it is out of date."""
+
+
 def load(model_dir: Path | str) -> Manifest:
     """Read the manifest in `model_dir` and see that its files are there in their full length.
 
@@ -98,7 +102,7 @@ def load(model_dir: Path | str) -> Manifest:
         found = file.stat().st_size if file.is_file() else None
         if found != entry["bytes"]:
             state = "is missing" if found is None else f"has {found} bytes instead of {entry['bytes']}"
-            raise CheckpointError(f"{file} {state}: delete {path} and run scripts/model.py again")
+            raise CheckpointError(f"{file} {state}: {REMEDY}")
     return manifest
 
 
