@@ -19,6 +19,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StringConstraints,
     ValidationError,
     WithJsonSchema,
     model_validator,
@@ -80,8 +81,11 @@ def _address(text: str) -> str:
 Natural = Annotated[int, Field(ge=0), BeforeValidator(_number)]
 Count = Annotated[int, Field(ge=1), BeforeValidator(_number)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
+Repeats = Annotated[Count, Field(le=10_000)]
+Timeout = Annotated[Positive, Field(le=7 * 24 * 3600)]  # what waits counts in milliseconds of 31 bits
 Share = Annotated[float, Field(gt=0, le=1), BeforeValidator(_number)]
-Text = Annotated[str, Field(min_length=1)]
+# A folded YAML block ends in a newline that no author meant.
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 Address = Annotated[str, AfterValidator(_address), WithJsonSchema({"type": "string", "pattern": _ADDRESS})]
 ModeName = _one_of(MODES)
@@ -204,8 +208,8 @@ class Sampler(Section):
 class Timeouts(Section):
     """When a trial gives up on something and records a timeout."""
 
-    load_s: Positive = Field(600.0, description="seconds until a worker must be ready")
-    step_s: Positive = Field(600.0, description="seconds that one step may take")
+    load_s: Timeout = Field(600.0, description="seconds until a worker must be ready")
+    step_s: Timeout = Field(600.0, description="seconds that one step may take")
 
 
 class Crew(Section):
@@ -298,7 +302,7 @@ class Run(Section):
         "where the mode starts servers or actors",
     )
     variant: Slugs = Field(("base",), description="names from `variants`")
-    repeats: Count | None = Field(None, description="null: as `repeats` of the whole file")
+    repeats: Repeats | None = Field(None, description="null: as `repeats` of the whole file")
     warm_rounds: Natural | None = Field(None, description="null: as `warm_rounds` of the whole file")
 
 
@@ -345,14 +349,14 @@ class Study(Section):
     half_width_pct: Positive = Field(
         5.0, description="half of a makespan's 95 % interval, in % of its estimate, that is narrow enough"
     )
-    repeats_max: Count = Field(20, description="repeats at which it stops, however wide intervals are")
+    repeats_max: Repeats = Field(20, description="repeats at which it stops, however wide intervals are")
 
 
 class Config(Section):
     """One study."""
 
     seed: Natural = Field(1, description="seed of the trial order and of generation")
-    repeats: Count = Field(3, description="trials per cell")
+    repeats: Repeats = Field(3, description="trials per cell")
     warm_rounds: Natural = Field(2, description="rounds after the cold one, on the same workers")
     replay: bool = Field(
         True,
@@ -515,8 +519,13 @@ def _entries(path: Path, entry: type[Section], problems: list[Problem]) -> dict[
     except ConfigError as error:
         problems += [Problem(f"{path}: {p.key}", p.right, p.found, p.hint) for p in error.problems]
         return {}
-    good = {}
+    good: dict[str, Any] = {}
     for name, value in data.items():
+        if str(name) in good:
+            right = "stands there twice, as a number and as text: keep one of them"
+            problems.append(Problem(f"{path}: {name}", right))
+        if not str(name).strip():
+            problems.append(Problem(str(path), "a name must not be empty", shown(name)))
         try:
             good[str(name)] = entry.model_validate(value)
         except ValidationError as error:
@@ -539,19 +548,14 @@ def _entries(path: Path, entry: type[Section], problems: list[Problem]) -> dict[
     return good
 
 
-def _text(value: str) -> str:
-    # A folded YAML block ends in a newline that no author meant.
-    return value.strip()
-
-
 def read_crew(crew: Crew, root: Path = Path()) -> tuple[CrewTexts, list[Problem]]:
     """The texts of agents and tasks, as far as their files are good, and what is wrong with them."""
     problems: list[Problem] = []
     agents = _entries(root / crew.agents, AgentEntry, problems)
     tasks = _entries(root / crew.tasks, TaskEntry, problems)
     texts = CrewTexts(
-        tuple(AgentSpec(n, _text(a.role), _text(a.goal), _text(a.backstory)) for n, a in agents.items()),
-        {n: TaskSpec(n, _text(t.description), _text(t.expected_output)) for n, t in tasks.items()},
+        tuple(AgentSpec(n, a.role, a.goal, a.backstory) for n, a in agents.items()),
+        {n: TaskSpec(n, t.description, t.expected_output) for n, t in tasks.items()},
     )
     for path, group in ((crew.agents, texts.agents), (crew.tasks, texts.tasks.values())):
         for item in group:

@@ -161,6 +161,11 @@ def test_a_key_of_another_section_is_pointed_there(root):
             'variants.near.ray_address: found "here"; must be host:port or auto',
         ),
         ({"runs": RUNS, "repeats": 2.5}, "repeats: found 2.5; must be a whole number"),
+        ({"runs": RUNS, "repeats": 10**9}, "repeats: found 1000000000; must be at most 10000"),
+        (
+            {"runs": RUNS, "timeouts": {"step_s": 9999999}},
+            "timeouts.step_s: found 9999999; must be at most 604800",
+        ),
         ({"runs": RUNS, "repeats": True}, "repeats: found true; must be a number"),
     ],
 )
@@ -281,7 +286,10 @@ def test_every_problem_of_the_crews_files_is_listed(study):
         textwrap.dedent(
             """\
             one: {role: One, goal: Help, backstory: None of it, verbose: true}
-            two: {role: Two, goal: ''}
+            two: {role: Two, goal: ' '}
+            3: {role: Three, goal: Help, backstory: None}
+            '3': {role: Three, goal: Help, backstory: None}
+            '': {role: Four, goal: Help, backstory: None}
             """
         )
     )
@@ -291,8 +299,10 @@ def test_every_problem_of_the_crews_files_is_listed(study):
     at = directory
     assert problems(config, directory) == [
         f"{at}/agents.yaml: one.verbose: unknown key; known here: role, goal, backstory",
-        f'{at}/agents.yaml: two.goal: found ""; must not be empty',
+        f'{at}/agents.yaml: two.goal: found " "; must not be empty',
         f"{at}/agents.yaml: two.backstory: is missing",
+        f"{at}/agents.yaml: 3: stands there twice, as a number and as text: keep one of them",
+        f'{at}/agents.yaml: found ""; a name must not be empty',
         f"{at}/tasks.yaml: explain.agent: unknown key; the mode says which agent gets which task: remove it",
     ]
 
