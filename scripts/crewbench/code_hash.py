@@ -68,6 +68,7 @@ QUALITY = (
 
 UNMEASURED = {
     "crewbench/__init__.py": "a version number",
+    "crewbench/attempts.py": "which attempt is next in an allocation of its own, not what it does",
     "crewbench/checkpoint/__init__.py": "holds nothing",
     "crewbench/config.py": "its effect is the Spec, which names the trial's directory",
     "crewbench/matrix.py": "the same",

@@ -13,11 +13,12 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import count, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from crewbench import extras
+from crewbench.attempts import following, kept
 from crewbench.checkpoint.manifest import DTYPE_BYTES
 from crewbench.config import (
     Config,
@@ -470,14 +471,14 @@ class Matrix:
         return f"{RESULTS}/allocations/{trial_id}/{self.trial(trial_id).spec8}-{code}"
 
     def gpus_next(self, trial_id: str, code: str, root: Path = Path()) -> int:
-        """How many devices the trial's next allocation needs: the cell's, or its first attempt's of those
-        that are not kept."""
+        """How many devices the trial's next allocation needs: the cell's, or its attempt's that follows the
+        kept ones; the last one's of these where they only wait to be joined."""
         trial, attempts = self.trial(trial_id), self.attempts(trial_id)
         if not trial.cell.allocation_each:
             return trial.cell.gpus
-        place = root / self.kept_dir(trial_id, code)
-        over = next(n for n in count() if not (place / str(n + 1) / "trial.json").exists())
-        return len(attempts[min(over, len(attempts) - 1)].devices)
+        before = kept(root / self.kept_dir(trial_id, code))
+        number = following(before, len(attempts)) or len(before)
+        return len(attempts[number - 1].devices)
 
     @property
     def further_allocations(self) -> int:

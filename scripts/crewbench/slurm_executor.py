@@ -18,6 +18,7 @@ It imports the plugin: only what uses it imports this.
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import shlex
 import subprocess
@@ -44,6 +45,8 @@ LASTING_S = 3.0
 """How long a job must have been seen failed to count as such."""
 AWAY_S = 5.0
 """How long to wait before looking again for a controller that does not answer."""
+LACKS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""What this host lacks for a moment when it is asked for a process."""
 GATHER_S = 1.0
 """How long to wait for more jobs that may share one of Slurm's."""
 PER_JOB = "trials_per_job"
@@ -199,7 +202,6 @@ class Executor(plugin.Executor):
                 return
             jobs = self._gathered.pop(key)
         if jobs and not self._over.is_set():
-            self._left_before.update({job: left(job) for job in jobs})
             self._job_submission_executor.submit(self.run_job, Batch(jobs) if len(jobs) > 1 else jobs[0])
 
     def additional_general_args(self) -> str:
@@ -227,11 +229,20 @@ class Executor(plugin.Executor):
             super().report_job_submission(own, register_job=register_job)
 
     def run_job(self, job: Any) -> None:
-        while not self._over.is_set() and not answers():
-            self._note(away=True)
-            self._over.wait(AWAY_S)
-        if not self._over.is_set():
-            super().run_job(job)
+        """Submit a job once the controller answers. What is raised in this thread, nobody reads."""
+        try:
+            while not self._over.is_set() and not answers():
+                self._note(away=True)
+                self._over.wait(AWAY_S)
+            if self._over.is_set():
+                return
+            for one in job.jobs if isinstance(job, Batch) else [job]:
+                self._left_before[one] = left(one)
+                forget_wish(one)
+        except Exception as error:
+            self._report_job_error_threadsafe(SubmittedJobInfo(job), f"It could not be submitted: {error}")
+            return
+        super().run_job(job)
 
     # ---- looking after jobs
 
@@ -261,7 +272,7 @@ class Executor(plugin.Executor):
             return False
         if now - self._unseen_since.setdefault(known, now) < FORGOTTEN_S:
             return False
-        if all(Path(file).exists() for file in job.job.output):
+        if self._finished(job.job):
             self.report_job_success(job)
         else:
             self.report_job_error(job, f"Slurm knows nothing of job {known} any more, and it left no result")
@@ -269,6 +280,8 @@ class Executor(plugin.Executor):
 
     def _note(self, away: bool) -> None:
         """Tell once that Slurm does not answer, and once that it does again."""
+        if away:
+            self._unseen_since.clear()  # who does not answer has forgotten nothing
         if away != self._away:
             self._away = away
             said = "does not answer: its jobs go on, and it is asked again" if away else "answers again"
@@ -286,7 +299,7 @@ class Executor(plugin.Executor):
             for one in job.jobs:
                 self.report_job_error(SubmittedJobInfo(one), msg, **details)
             return
-        if self._finished(job):
+        if most(job) > 1 and self._finished(job):  # the job of Slurm that it shared with others failed
             self.report_job_success(job_info)
             return
         if job_info.external_jobid and self._may_show_yet(job):
@@ -302,7 +315,7 @@ class Executor(plugin.Executor):
         super().report_job_error(job_info, msg=f"{msg or ''}{said}\n", **details)
 
     def _finished(self, job: Any) -> bool:
-        """Whether a job wrote all its files, though the job of Slurm that it shared with others failed."""
+        """Whether a job wrote all its files since it was submitted last: those from before are no result."""
         before = self._left_before.get(job)
         return before is not None and all(
             now is not None and now != then for now, then in zip(left(job), before, strict=True)
@@ -311,7 +324,7 @@ class Executor(plugin.Executor):
     def _may_show_yet(self, job: Any) -> bool:
         """Whether files of a job that shared one with others may still be on their way here: a network's file
         system shows them late, and what Snakemake takes for failed it removes."""
-        if job not in self._left_before or self._over.is_set():
+        if most(job) == 1 or job not in self._left_before or self._over.is_set():
             return False
         now = time.monotonic()
         return now - self._failed_since.setdefault(job, now) < self.workflow.execution_settings.latency_wait
@@ -343,9 +356,22 @@ def asks_for_more(job: Any) -> str:
         return ""
 
 
+def forget_wish(job: Any) -> None:
+    """Take away what an earlier allocation left to ask for this one: should the trial's node fail before the
+    trial starts, nothing asks for one more."""
+    if kept := job.params.get("kept"):
+        Path(kept, MORE).unlink(missing_ok=True)
+
+
 def answers() -> bool:
-    """Whether a controller of Slurm answers. Its exit code is not the same in all versions, its word is."""
-    said = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, check=False).stdout
+    """Whether a controller of Slurm answers. Its exit code is not the same in all versions, its word is.
+    OSError where it cannot be asked at all."""
+    try:
+        said = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, check=False).stdout
+    except OSError as error:
+        if error.errno not in LACKS:
+            raise
+        return False
     return re.search(r"\bUP\b", said) is not None
 
 

@@ -2,13 +2,15 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import made_trials
 from crewbench import session, tables
-from crewbench.execute.allocations import join, kept
+from crewbench.attempts import kept
+from crewbench.execute.allocations import join, run_next
 from crewbench.records import AgentRow, GpuRow, RoundRow, Status, WorkerRow
 from crewbench.trial import Cell
 
@@ -51,10 +53,10 @@ def allocation(root, host, number, rounds, samples, order, **more):
 
 
 @pytest.fixture
-def joined(tmp_path):
+def parts(tmp_path):
     """An out-of-memory on one device of host a, from 5 to 8; then on host b a cold round from 6 to 10 and a
     warm one from 10 to 11, on two devices of which one has the first one's name."""
-    parts = [
+    return [
         allocation(
             tmp_path / "a", "a", 1, [(0, 5.0, 8.0, Status.OOM)],
             [(4.0, "gpu-0", 0.0), (6.0, "gpu-0", 20.0), (8.0, "gpu-0", 40.0), (9.0, "gpu-0", 50.0)], order=0,
@@ -65,6 +67,10 @@ def joined(tmp_path):
             order=9,
         ),
     ]  # fmt: skip
+
+
+@pytest.fixture
+def joined(tmp_path, parts):
     out = tmp_path / "trials" / CELL.trial_id(1) / WHAT.spec8
     join(parts, out)
     return out
@@ -81,6 +87,24 @@ def test_kept_attempts_are_those_with_a_record_up_to_the_first_without(tmp_path)
         path.parent.mkdir()
         path.touch()
     assert [p.name for p in kept(tmp_path)] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "ended"), [(2, "ok"), (2, "oom"), (3, "ok"), (3, "timeout")], ids=lambda value: str(value)
+)
+def test_a_search_that_ended_while_its_attempts_were_joined_is_joined_and_goes_no_further(
+    parts, tmp_path, gpus, ended
+):
+    record = json.loads((parts[-1] / "trial.json").read_text())
+    (parts[-1] / "trial.json").write_text(json.dumps(record | {"status": ended}))
+    spec = made_trials.spec(replace(CELL, gpus=gpus, agents=gpus), 1)
+    out, place = tmp_path / "out", parts[0].parent
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "rounds.csv").write_text("half a ro")
+    assert run_next(spec, out, place, tmp_path, tmp_path) == 0
+    assert json.loads((out / "trial.json").read_text())["status"] == ended
+    assert [r["attempt"] for r in rows(out, "rounds.csv")] == ["1", "2", "2"]
+    assert list(tmp_path.glob("kept*")) == []
 
 
 def test_rounds_adjoin_and_every_row_keeps_the_host_that_it_ran_on(joined):

@@ -159,10 +159,19 @@ def test_the_next_allocation_has_the_devices_of_the_first_attempt_that_is_not_ke
         wanted.append(asking.gpus_next(asks, "c0de", tmp_path))
         kept = tmp_path / asking.kept_dir(asks, "c0de") / str(number)
         kept.mkdir(parents=True)
-        (kept / "trial.json").touch()
+        (kept / "trial.json").write_text('{"status": "oom"}')
     assert wanted == [1, 2, 3, 4]
     assert asking.gpus_next(asks, "0ther", tmp_path) == 1, "what other code measured is not joined"
     assert asking.further_allocations == 3
+
+
+def test_attempts_that_only_wait_to_be_joined_ask_for_the_devices_of_the_last_one(asking, tmp_path):
+    asks = next(name for name in asking.trials if "asks" in name)
+    for number, status in (1, "oom"), (2, "ok"):
+        kept = tmp_path / asking.kept_dir(asks, "c0de") / str(number)
+        kept.mkdir(parents=True)
+        (kept / "trial.json").write_text(f'{{"status": "{status}"}}')
+    assert asking.gpus_next(asks, "c0de", tmp_path) == 2
 
 
 def test_a_mode_with_one_attempt_has_no_allocation_for_each(asking):

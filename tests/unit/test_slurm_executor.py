@@ -1,10 +1,13 @@
 """What the Slurm plugin gets wrong is right here, on answers as Slurm gives them."""
 
 import asyncio
+import errno
 import logging
+import threading
 from types import SimpleNamespace
 
 import pytest
+import snakemake_executor_plugin_slurm as plugin
 
 from crewbench import slurm_executor, slurm_step
 from crewbench.slurm_executor import FORGOTTEN_S, Executor, asks_for_more, lasting, words
@@ -69,22 +72,79 @@ def test_only_a_trial_that_says_so_asks_for_more(tmp_path):
     assert asks_for_more(trial) == "it ran out of memory on 1 and asks for 2"
 
 
+class Job:
+    """What the executor asks of Snakemake's job of a trial."""
+
+    jobid, restart_times = 3, 1
+
+    def __init__(self, place):
+        self.output = [str(place / "trial.json")]
+        self.params = {"kept": str(place)}
+
+    def is_group(self):
+        return False
+
+
 @pytest.fixture
-def looking(monkeypatch, tmp_path):
+def executor(monkeypatch, tmp_path):
+    """An executor whose controller answers and whose plugin submits nothing. `said`: what it reported."""
+    answering(tmp_path, monkeypatch, "Slurmctld(primary) at a is UP")
+    monkeypatch.setattr(plugin.Executor, "run_job", lambda self, job: None)
+    made = object.__new__(Executor)
+    made._over, made._away, made._unseen_since, made._left_before = threading.Event(), False, {}, {}
+    made._main_event_loop, made.logger, made.said = None, LOGGER, []
+    made.report_job_success = lambda job: made.said.append("done")
+    made.report_job_error = lambda job, msg: made.said.append(msg)
+    return made
+
+
+def answering(place, monkeypatch, text):
+    """Let the only program in PATH be an `scontrol` that prints `text`."""
+    (place / "bin").mkdir(exist_ok=True)
+    program = place / "bin" / "scontrol"
+    program.write_text(f"#!/bin/sh\necho '{text}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+
+
+def test_what_an_earlier_allocation_asked_for_is_no_wish_of_the_next_one_that_fails(executor, tmp_path):
+    job = Job(tmp_path)
+    (tmp_path / "more").write_text("it ran out of memory on 1 and asks for 2")
+    executor.run_job(job)
+    assert asks_for_more(job) == ""
+
+
+def test_a_job_that_cannot_even_ask_the_controller_is_told_as_failed(executor, tmp_path):
+    (tmp_path / "bin" / "scontrol").unlink()
+    executor.run_job(Job(tmp_path))
+    (said,) = executor.said
+    assert said.startswith("It could not be submitted: ") and "scontrol" in said
+
+
+def test_a_host_that_lacks_a_process_for_a_moment_asks_the_controller_again(monkeypatch):
+    def lacking(*words, **more):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(slurm_executor.subprocess, "run", lacking)
+    assert not slurm_executor.answers()
+
+
+@pytest.fixture
+def looking(executor, monkeypatch, tmp_path):
     """An executor that waits for job 17, and what it said of it. Its clock is `now`."""
     now = [0.0]
     monkeypatch.setattr(slurm_executor.time, "monotonic", lambda: now[0])
-    looks = object.__new__(Executor)
-    looks._unseen_since, said = {}, []
-    looks.report_job_success = lambda job: said.append("done")
-    looks.report_job_error = lambda job, msg: said.append(msg)
     output = tmp_path / "trial.json"
-    job = SimpleNamespace(external_jobid="17", job=SimpleNamespace(output=[str(output)]))
+    output.write_text("what older code measured")
+    job = SimpleNamespace(external_jobid="17", job=Job(tmp_path))
+    executor.run_job(job.job)
 
     def look(states, at_s):
         now[0] = at_s
         monkeypatch.setattr(slurm_executor, "_states", states)
-        return looks._forgotten(job), said
+        if states is None:
+            executor._note(away=True)
+        return states is not None and executor._forgotten(job), executor.said
 
     return look, output
 
@@ -100,7 +160,9 @@ def test_a_job_that_slurm_has_forgotten_failed_if_it_left_no_result(looking):
 
 def test_a_job_that_slurm_has_forgotten_is_done_if_its_result_is_there(looking):
     look, output = looking
-    output.touch()
+    new = output.with_name("trial.json.new")
+    new.touch()
+    new.replace(output)
     look({}, 0)
     assert look({}, FORGOTTEN_S) == (True, ["done"])
 
@@ -110,3 +172,11 @@ def test_a_job_that_is_seen_again_starts_anew(looking):
     look({}, 0)
     look({"17": "RUNNING"}, FORGOTTEN_S - 1)
     assert look({}, FORGOTTEN_S) == (False, [])
+
+
+def test_a_controller_that_does_not_answer_has_forgotten_no_job(looking):
+    look, _ = looking
+    look({}, 0)
+    look(None, 10)
+    assert look({}, FORGOTTEN_S) == (False, [])
+    assert look({"17": "RUNNING"}, FORGOTTEN_S + 1) == (False, [])

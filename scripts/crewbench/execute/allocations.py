@@ -12,10 +12,10 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any
 
+from crewbench.attempts import following, kept
 from crewbench.execute.host import finish, run_trial
 from crewbench.modes import MODES
 from crewbench.records import FILES, Status, cell
@@ -26,26 +26,17 @@ ASKS_FOR_MORE = 75
 that does not end with 0. EX_TEMPFAIL of sysexits.h."""
 
 
-def kept(place: Path) -> list[Path]:
-    """The directories of the attempts that are over, in order."""
-    done = (place / str(number) for number in count(1))
-    found = []
-    for path in done:
-        if not (path / "trial.json").exists():
-            return found
-        found.append(path)
-    raise AssertionError
-
-
 def run_next(
     spec: Spec, out: Path, place: Path, scratch: Path, root: Path, stage_in: Path | None = None
 ) -> int:
-    """Run the first attempt that is not kept in `place`. Returns the exit code, 0 once `out` holds the
-    trial."""
+    """Run the attempt that follows those kept in `place`, if the search goes on. Returns the exit code, 0
+    once `out` holds the trial."""
     (place / MORE).unlink(missing_ok=True)
-    before = kept(place)
-    number = len(before) + 1
     attempts = list(MODES[spec.cell.mode].attempts(spec.cell))
+    before = kept(place)
+    number = following(before, len(attempts))
+    if number is None:  # an earlier call ended while it joined them
+        return end(before, out, place)
     here = place / str(number)
     status = run_trial(spec, here, scratch, root, stage_in, only=number)
     if status is Status.OOM and number < len(attempts):
@@ -54,8 +45,17 @@ def run_next(
         (place / MORE).write_text(said, encoding="utf-8")
         print(said, file=sys.stderr)
         return ASKS_FOR_MORE
-    join([*before, here], out)
-    shutil.rmtree(place)
+    return end([*before, here], out, place)
+
+
+def end(parts: Sequence[Path], out: Path, place: Path) -> int:
+    """Join the attempts of a search that has ended, and keep them no longer. Returns the exit code."""
+    join(parts, out)
+    # In one step: a part of them, left by a removal that was cut short, would be taken for all.
+    over = place.with_name(f"{place.name}.joined")
+    shutil.rmtree(over, ignore_errors=True)
+    place.rename(over)
+    shutil.rmtree(over)
     return 0
 
 
