@@ -109,7 +109,6 @@ def trial(
     spec = Spec(
         cell=Cell("served", len(work), len(agents), "toy", "process"),
         repeat=1,
-        seed=1,
         warm_rounds=warm_rounds,
         exclusive=False,
         model_dir="",

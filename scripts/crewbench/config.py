@@ -260,7 +260,7 @@ class Variant(Section):
     hosts: Count | None = Field(
         None,
         description="actors: how many hosts of the Ray at ray_address a trial spans, with as many of its "
-        "`gpus` on each (null: 1, the trial's own)",
+        "`gpus` on each, without a memory budget of GPUs (null: 1, the trial's own)",
     )
     prefix_cache: bool | None = Field(
         None,
@@ -355,7 +355,9 @@ class Study(Section):
 class Config(Section):
     """One study."""
 
-    seed: Natural = Field(1, description="seed of the trial order and of generation")
+    seed: Natural = Field(
+        1, description="seed of the order of trials, and of the conversations that engines are checked on"
+    )
     repeats: Repeats = Field(3, description="trials per cell")
     warm_rounds: Natural = Field(2, description="rounds after the cold one, on the same workers")
     replay: bool = Field(
@@ -590,6 +592,13 @@ def _check_variants(config: Config, runs: Mapping[int, Run], root: Path) -> Iter
 
 
 def _check_devices(config: Config, runs: Mapping[int, Run], root: Path) -> Iterator[Problem]:
+    budget = config.devices.memory_budget_gib
+    if config.devices.kind == "slots" and budget is not None:
+        yield Problem(
+            "devices.memory_budget_gib",
+            "is for GPUs, and devices.kind is slots: say slot_memory_mib, set kind: gpu, or make it null",
+            shown(budget),
+        )
     have = {"slots": config.devices.slots, "gpu": config.devices.gpus}.get(config.devices.kind)
     key = {"slots": "devices.slots", "gpu": "devices.gpus"}.get(config.devices.kind)
     if have is None:
@@ -605,7 +614,18 @@ def _check_devices(config: Config, runs: Mapping[int, Run], root: Path) -> Itera
             )
 
 
+_OF_KIND = {"path": ("local", None), "repo": ("hub", None), "revision": ("hub", "main")}
+"""Keys of `model` that one kind reads, and what they are when nobody says anything. `shape` and `seed` are
+not among them: config.yaml says such things below each study that is laid over it."""
+
+
 def _check_model(config: Config, runs: Mapping[int, Run], root: Path) -> Iterator[Problem]:
+    for name, (kind, unsaid) in _OF_KIND.items():
+        said = getattr(config.model, name)
+        if config.model.kind != kind and said != unsaid:
+            right = f"is for kind {kind}, and model.kind is {config.model.kind}: set kind: {kind}, "
+            right += "or make it null" if unsaid is None else f"or make it {unsaid}"
+            yield Problem(f"model.{name}", right, shown(said))
     if config.model.kind == "local":
         yield from check_model_dir("model.path", root / Path(config.model.path).expanduser())
 

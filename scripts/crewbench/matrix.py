@@ -238,8 +238,8 @@ class _Plan:
     attempts: tuple[Deployment, ...]
 
 
-def skip_reason(cell: Cell, device_kind: str) -> str | None:
-    """Why this cell makes no sense on such devices, or None."""
+def skip_reason(cell: Cell, device_kind: str, memory_mib: int | None = None) -> str | None:
+    """Why this cell makes no sense on such devices, or None. `memory_mib`: the study's budget of each."""
     engine, mode = ENGINES[cell.engine], MODES[cell.mode]
     strange = cell.options.keys() - GENERAL_OPTIONS - set(engine.options) - set(mode.options)
     of_modes = strange & {option for m in MODES.values() for option in m.options}
@@ -264,7 +264,8 @@ def skip_reason(cell: Cell, device_kind: str) -> str | None:
                 return f"{option} is for one worker: {why}"
     if strange := strange.difference(*(runner.options for runner in runners.values())):
         return f"engine {cell.engine} has no option {', '.join(sorted(strange))}"
-    if reason := _not_over_hosts(cell, workers):
+    budget = device_kind == "gpu" and cell.options.get("memory_mib", memory_mib) is not None
+    if reason := _not_over_hosts(cell, workers, budget):
         return reason
     if engine.no_threads and any(w.concurrency > 1 for w in workers):
         return f"engine {cell.engine} runs one step at a time on one copy: {engine.no_threads}"
@@ -277,10 +278,12 @@ def skip_reason(cell: Cell, device_kind: str) -> str | None:
     return None
 
 
-def _not_over_hosts(cell: Cell, workers: Sequence[Worker]) -> str | None:
-    """Why these workers do not fit on the hosts that the cell spans, or None."""
+def _not_over_hosts(cell: Cell, workers: Sequence[Worker], budget: bool) -> str | None:
+    """Why these workers do not fit on the hosts that the cell spans, or None. `budget`: of GPUs' memory."""
     if cell.hosts == 1:
         return None
+    if budget:
+        return f"a memory budget of GPUs is kept on one host, not on {cell.hosts}"
     if "ray_address" not in cell.options:
         return f"{cell.hosts} hosts need ray_address: a Ray of the trial's own is on one host"
     if cell.gpus % cell.hosts:
@@ -346,7 +349,6 @@ class Matrix:
         return Spec(
             cell=cell,
             repeat=repeat,
-            seed=config.seed,
             warm_rounds=warm_rounds,
             exclusive=config.exclusive,
             model_dir=self.model.dir,
@@ -489,16 +491,17 @@ class Matrix:
     def resources(self, trial_id: str) -> dict[str, int]:
         """What the workflow reserves for a trial: gpu (devices), host (of 100), mem_mb (of the host's memory,
         the weights in the page cache among it: a cluster counts that too), runtime (minutes, generous: a
-        trial ends by its own timeouts), cores."""
-        trial = self.trial(trial_id)
+        worker that is never ready and a step that hangs end by the trial's own timeouts), cores."""
+        trial, timeouts = self.trial(trial_id), self.config.timeouts
         plan, slots = self._plan(trial.cell), self.devices.kind == "slot"
+        usual_s = self.estimated_s(trial_id)
         copies = max(len(d.workers) for d in plan.attempts)
         per_copy = 900 + (2 * self.model.weights_mib if slots else 512)
         return {
             "gpu": trial.cell.gpus // trial.cell.hosts,
             "host": HOST if self.config.exclusive else 1,
             "mem_mb": 1500 + self.model.weights_mib + copies * per_copy,
-            "runtime": 15 + math.ceil(self.estimated_s(trial_id) * 5 / 60),
+            "runtime": 15 + math.ceil(max(5 * usual_s, usual_s + timeouts.load_s + timeouts.step_s) / 60),
             "cores": max(1, copies * self.config.threads_per_worker),
         }
 
@@ -670,7 +673,7 @@ def _cells(matrix: Matrix) -> list[tuple[Cell, int, int]]:
             cell = Cell(run.mode, gpus, agents, engine, start or USUAL_START, variant, options)
             if start is None:
                 cell = replace(cell, start=usual_start(cell))
-            reason = skip_reason(cell, matrix.devices.kind)
+            reason = skip_reason(cell, matrix.devices.kind, matrix.devices.memory_mib)
             if reason is not None:
                 matrix.skipped.append(Skip(cell, reason))
                 continue

@@ -72,7 +72,6 @@ class Spec:
 
     cell: Cell
     repeat: int
-    seed: int
     warm_rounds: int
     exclusive: bool
     model_dir: str

@@ -111,7 +111,6 @@ def spec(cell: Cell, repeat: int, warm_rounds: int = 2, costs: Costs | None = No
     return Spec(
         cell=cell,
         repeat=repeat,
-        seed=1,
         warm_rounds=warm_rounds,
         exclusive=True,
         model_dir="results/models/tiny",

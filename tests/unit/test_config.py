@@ -149,6 +149,26 @@ def test_a_key_of_another_section_is_pointed_there(root):
         ({"runs": RUNS, "model": {"kind": "local"}}, "model.path: is missing: model.kind local needs it"),
         ({"runs": RUNS, "model": {"kind": "hub"}}, "model.repo: is missing: model.kind hub needs it"),
         (
+            {"runs": RUNS, "model": {"path": "mine"}},
+            'model.path: found "mine"; is for kind local, and model.kind is synthetic: set kind: local, '
+            "or make it null",
+        ),
+        (
+            {"runs": RUNS, "model": {"repo": "some/model"}},
+            'model.repo: found "some/model"; is for kind hub, and model.kind is synthetic: set kind: hub, '
+            "or make it null",
+        ),
+        (
+            {"runs": RUNS, "model": {"revision": "v2"}},
+            'model.revision: found "v2"; is for kind hub, and model.kind is synthetic: set kind: hub, '
+            "or make it main",
+        ),
+        (
+            {"runs": RUNS, "devices": {"kind": "slots", "memory_budget_gib": 20}},
+            "devices.memory_budget_gib: found 20.0; is for GPUs, and devices.kind is slots: say "
+            "slot_memory_mib, set kind: gpu, or make it null",
+        ),
+        (
             {"runs": RUNS, "devices": {"memory_budget_gib": -4}},
             "devices.memory_budget_gib: found -4; must be more than 0",
         ),

@@ -1,6 +1,7 @@
 """The matrix: which trials there are, in which order, what each reserves, and how a Spec is found again."""
 
 import json
+import math
 import os
 import sys
 
@@ -297,7 +298,7 @@ BASE = {"runs": EVERY_MODE, "variants": SHORT}
         {"model": {"name": "shown"}},
         {"crew": {"inputs": {"unused": "text"}}},
         {"variants": {**SHORT, "unused": {"memory_mib": 8}}},
-        {"model": {"path": "elsewhere", "revision": "v2"}},
+        {"seed": 2},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -308,7 +309,6 @@ def test_what_no_trial_reads_changes_no_trial(build, change):
 @pytest.mark.parametrize(
     "change",
     [
-        {"seed": 2},
         {"model": {"seed": 1}},
         {"model": {"dtype": "bfloat16"}},
         {"warm_rounds": 5},
@@ -542,3 +542,43 @@ def test_a_trial_that_spans_hosts_asks_for_a_hosts_share_and_a_cell_that_cannot_
         "a copy would lie on two hosts: each has 1 of the GPUs",
         "engine eager has no option hosts",
     ]
+
+
+@pytest.mark.parametrize(
+    ("devices", "option", "planned"),
+    [
+        ({"kind": "gpu", "gpus": 1}, {}, True),
+        ({"kind": "gpu", "gpus": 1}, {"memory_mib": 20000}, False),
+        ({"kind": "gpu", "gpus": 1, "memory_budget_gib": 20}, {}, False),
+        ({"kind": "slots", "slots": 1}, {"memory_mib": 20}, True),
+    ],
+)
+def test_a_memory_budget_of_gpus_on_several_hosts_is_skipped_before_a_trial_refuses_it(
+    build, devices, option, planned
+):
+    made = build(
+        runs=[
+            {"mode": "actors", "gpus": 2, "agents": 2, "variant": "two"},
+            {"mode": "shared", "agents": 2},
+        ],
+        variants={"two": {"ray_address": "auto", "hosts": 2, **option}},
+        devices=devices,
+    )
+    assert [s.reason for s in made.skipped] == (
+        [] if planned else ["a memory budget of GPUs is kept on one host, not on 2"]
+    )
+
+
+@pytest.mark.parametrize("timeouts", [{"load_s": 60, "step_s": 7200}, {"load_s": 7200, "step_s": 60}])
+def test_a_clusters_time_limit_leaves_time_for_the_trials_own_timeouts(build, timeouts):
+    made = build(runs=[{"mode": "shared", "agents": 2}], timeouts=timeouts)
+    (trial,) = made
+    assert 121 <= made.resources(trial.trial_id)["runtime"] - 15 <= 125
+
+
+def test_a_clusters_time_limit_is_a_multiple_of_what_a_long_trial_takes(build):
+    made = build(runs=[{"mode": "cooperative", "agents": 8, "warm_rounds": 2000}])
+    (trial,) = made
+    expected_s = made.estimated_s(trial.trial_id)
+    assert made.resources(trial.trial_id)["runtime"] == 15 + math.ceil(5 * expected_s / 60)
+    assert 4 * expected_s > 1200
