@@ -116,8 +116,26 @@ def agreement(trials: pd.DataFrame, where: Mapping[str, Any]) -> Agreement:
 
 
 def told(trials: pd.DataFrame, cell: Mapping[str, Any]) -> dict[str, Any]:
-    """The cell with its engine's agreement beside its engine's name, for a label: "eager (agrees)"."""
-    return {**cell, "engine": f"{cell['engine']} ({agreement(trials, cell)})"}
+    """The cell with its engine's agreement beside its engine's name, for a label: "eager (agrees)"; the name
+    alone where nothing is known of it."""
+    return {**cell, "engine": f"{cell['engine']}{agreement(trials, cell).beside}"}
+
+
+def untold(found: Iterable[tuple[str, Agreement]], labelled: bool) -> str:
+    """What is to be said of the agreement of (engine, agreement) pairs besides their labels: "Engine vllm:
+    agreement with float32 not measured." `labelled`: whether labels name engines, as `told` makes them."""
+    pairs = list(dict.fromkeys(found))
+    names = [engine for engine, _ in pairs]
+    if len({state for _, state in pairs}) == 1 and not pairs[0][1].beside:
+        words = pairs[0][1].words
+        return f"{words[0].upper()}{words[1:]}."
+    told_some = labelled and any(state.beside for _, state in pairs)
+    said = ["In brackets, whether an engine agrees with float32."] if told_some else []
+    for state in Agreement:
+        engines = [f"{e}{' in some cells' * (names.count(e) > 1)}" for e, of in pairs if of == state]
+        if engines and not (labelled and state.beside):
+            said.append(f"Engine{'s' * (len(engines) > 1)} {', '.join(engines)}: {state.words}.")
+    return " ".join(said)
 
 
 def varying(rows: pd.DataFrame, names: Iterable[str] = (*CELL, "host")) -> list[str]:

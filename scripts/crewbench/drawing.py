@@ -10,6 +10,7 @@ import html
 import io
 import json
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,6 +36,8 @@ _TITLE_IN = 0.52
 _NOTE_IN = 0.24
 _LINE_IN = 0.2
 _CHARACTER_IN = 0.075
+_LABEL_LINES = 2
+_HEADING_IN = 0.14
 _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif"
 
 
@@ -232,8 +235,8 @@ class Sheet:
 
 
 def plain(text: str, limit: int = 90) -> str:
-    """Text as a figure may hold it: on one line, without control characters."""
-    return inert.excerpt(text, limit)
+    """Text as a figure may hold it: on one line, without control characters, cut where it is too long."""
+    return inert.shortened(text, limit)
 
 
 def text_width_in(labels: Iterable[str], size: float = 8.5) -> float:
@@ -241,9 +244,23 @@ def text_width_in(labels: Iterable[str], size: float = 8.5) -> float:
     return max((len(label) for label in labels), default=0) * _CHARACTER_IN * size / 9
 
 
+def label_lines(text: str, canvas: Canvas) -> list[str]:
+    """A row's label or heading in at most two lines, as long as there is room for: left of a plot of which
+    something is left, or across a phone. What two lines do not hold is cut at their end."""
+    room_in, size = (canvas.width_in - 0.3, 8.5) if canvas.narrow else (3.9, 9)
+    return textwrap.wrap(
+        plain(text, 200),
+        int(room_in / text_width_in(["x"], size)),
+        max_lines=_LABEL_LINES,
+        placeholder="…",
+        break_on_hyphens=False,
+    )
+
+
 @dataclass(frozen=True)
 class Rows:
-    """Rows from the top down, each with a label, some under a heading that sets them apart.
+    """Rows from the top down, each with a label, some under a heading that sets them apart; both may have
+    two lines.
 
     On a phone a label stands above its row, else left of the axis. `at(i)` is where row i's marks go. `modes`
     are the rows' modes: a page may draw a curtain over those of one."""
@@ -259,29 +276,46 @@ class Rows:
 
     @property
     def height_in(self) -> float:
-        return self.pitch_in * (self._top(len(self.labels)))
+        return self.pitch_in * self._tops[-1]
 
-    def _top(self, i: int) -> float:
-        return i + 0.6 * sum(1 for text in self.headings[: i + 1] if text)
+    @cached_property
+    def _tops(self) -> list[float]:
+        """Where each row begins, below its heading, and where the last one ends, in rows."""
+        tops = [0.0]
+        for i in range(len(self.labels)):
+            tops[-1] += self._heading(i)
+            tops.append(tops[-1] + 1 + self._above(i))
+        return tops
+
+    def _heading(self, i: int) -> float:
+        """The height of what sets row i apart from the one before it, in rows."""
+        if i >= len(self.headings) or not self.headings[i]:
+            return 0.0
+        return 0.6 + (len(label_lines(self.headings[i], self.canvas)) - 1) * _HEADING_IN / self.pitch_in
+
+    def _above(self, i: int) -> float:
+        """How much higher row i is for a second line above it; beside it there is room for two."""
+        lines = len(label_lines(self.labels[i], self.canvas)) if self.canvas.narrow else 1
+        return max(0, lines - 1) * _HEADING_IN / self.pitch_in
 
     def at(self, i: int) -> float:
-        return self._top(i) + (0.66 if self.canvas.narrow else 0.5)
+        return self._tops[i] + (0.66 + self._above(i) if self.canvas.narrow else 0.5)
 
     def draw(self, ax: Axes) -> None:
-        ax.set_ylim(self._top(len(self.labels)), 0)
+        ax.set_ylim(self._tops[-1], 0)
         ax.set_yticks([])
         ax.set_ylabel("")
         for i, text in enumerate(self.labels):
             if i < len(self.headings) and self.headings[i]:
-                y = self._top(i) - 0.6
+                height = self._heading(i)
+                y = self._tops[i] - height
                 if i:
                     ax.axhline(y + 0.1, color=palette.QUIET.light, lw=0.8, ls=(0, (2, 2)))
-                self._write(
-                    ax, self.headings[i], y + 0.37, y + 0.2, size=8, style="italic", color=palette.QUIET.light
-                )
-            self._write(ax, text, self.at(i), self._top(i) + 0.08, size=8.5 if self.canvas.narrow else 9)
+                look = {"size": 8, "style": "italic", "color": palette.QUIET.light}
+                self._write(ax, self.headings[i], y + height / 2 + 0.07, y + 0.2, **look)
+            self._write(ax, text, self.at(i), self._tops[i] + 0.08, size=8.5 if self.canvas.narrow else 9)
         for i, mode in enumerate(self.modes):
-            self._curtain(ax, mode, self._top(i), self._top(i) + 1)
+            self._curtain(ax, mode, self._tops[i], self._tops[i + 1] - self._heading(i + 1))
 
     def _curtain(self, ax: Axes, mode: str, top: float, bottom: float) -> None:
         """An invisible sheet over a row from edge to edge, the last to be drawn."""
@@ -294,11 +328,12 @@ class Rows:
         ax.add_patch(sheet)
 
     def _write(self, ax: Axes, text: str, beside: float, above: float, **look: Any) -> None:
+        text = "\n".join(label_lines(text, self.canvas))
         if self.canvas.narrow:
-            ax.annotate(plain(text, 60), (0, above), xycoords=("axes fraction", "data"), va="top", **look)
+            ax.annotate(text, (0, above), xycoords=("axes fraction", "data"), va="top", **look)
         else:
             ax.annotate(
-                plain(text, 60),
+                text,
                 (0, beside),
                 xycoords=("axes fraction", "data"),
                 xytext=(-8, 0),

@@ -32,6 +32,14 @@ def guarded(text: str) -> str:
     return re.sub(FORMULA, r"'\g<0>", plain(text))
 
 
+def shortened(text: str, limit: int) -> str:
+    """At most `limit` characters of plain text on one line, the last of them "…" where that cuts it."""
+    line = " ".join(plain(text[: 4 * limit]).split())
+    if len(text) <= 4 * limit and len(line) <= limit:
+        return line
+    return f"{line[: limit - 1].rstrip()}…"
+
+
 def excerpt(text: str, limit: int) -> str:
     """At most `limit` characters of plain text on one line, and how long it was where that cuts it."""
     line = " ".join(plain(text[: 4 * limit]).split())

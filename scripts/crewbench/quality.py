@@ -57,9 +57,15 @@ class Agreement(StrEnum):
         return {
             Agreement.AGREES: "agrees with float32",
             Agreement.DIFFERS: "differs from float32",
-            Agreement.NOT_OBSERVABLE: "agreement not observable",
-            Agreement.NOT_MEASURED: "agreement not measured",
+            Agreement.NOT_OBSERVABLE: "agreement with float32 not observable",
+            Agreement.NOT_MEASURED: "agreement with float32 not measured",
         }[self]
+
+    @property
+    def beside(self) -> str:
+        """ " (agrees)", to stand behind an engine's name. Nothing where nothing is known: "(not measured)"
+        behind a name reads as if the engine had not run."""
+        return f" ({self})" if self in (Agreement.AGREES, Agreement.DIFFERS) else ""
 
     @classmethod
     def worst(cls, found: Iterable[Agreement | str]) -> Agreement:

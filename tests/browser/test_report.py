@@ -70,8 +70,16 @@ def clients(tmp_path_factory) -> Path:
     return page_of(made_trials.client_study(root / "trials"), root)
 
 
-def page_of(lines: list[dict[str, str]], root: Path) -> Path:
-    manifest = tables.read_manifest(made_trials.write_manifest(root, lines))
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory) -> Path:
+    """Long names and large numbers: servers of two engines on a GPU of 143,771 MiB, one checked."""
+    root = tmp_path_factory.mktemp("servers")
+    checks = [made_trials.make_check(root / "quality", "transformers-serve", logit_error=0.5)]
+    return page_of(made_trials.server_study(root / "trials"), root, checks)
+
+
+def page_of(lines: list[dict[str, str]], root: Path, checks: list[dict] | tuple = ()) -> Path:
+    manifest = tables.read_manifest(made_trials.write_manifest(root, lines, checks=checks))
     built = tables.build(manifest)
     figures.write(figures.Study(built, {}), root / "figures", png_dpi=40)
     page = root / "report.html"
@@ -147,7 +155,7 @@ def test_text_in_figures_is_large_enough_on_a_phone(opened):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("study", ["html", "gpus", "clients"])
+@pytest.mark.parametrize("study", ["html", "gpus", "clients", "servers"])
 def test_no_text_of_a_figure_is_cut_off(opened, width, study, request):
     page, _, _ = opened(width, file=request.getfixturevalue(study))
     cut = page.evaluate(
@@ -169,6 +177,7 @@ def test_no_text_of_a_figure_is_cut_off(opened, width, study, request):
     [
         ("gpus", ["starts", "engines", "breakeven", "stages_disk", "stages_resident"]),
         ("clients", ["framework", "interference", "breakeven", "chain"]),
+        ("servers", ["framework", "breakeven", "stages_resident"]),
     ],
 )
 def test_no_two_texts_of_a_figure_of_rows_lie_on_each_other(opened, request, study, figures, width):

@@ -415,6 +415,24 @@ def client_study(root: Path, repeats: int = 3) -> list[dict[str, str]]:
     return lines
 
 
+def server_study(root: Path, repeats: int = 2) -> list[dict[str, str]]:
+    """Trials with the longest names there are: replays of servers of two engines on a GPU of 143,771 MiB,
+    with code compiled on disk and client threads, beside an engine without a server."""
+    gpu = {"gpu": True, "budget_mib": 143_771.0, "copy_mib": 132_621.0, "bare_s": 0.004, "hz": 1.0}
+    filled, empty = ({"compile_cache": state, "compile_s": 20.0} for state in ("filled", "empty"))
+    cells = (
+        (Cell("served", 1, 8, "vllm", "process"), {"token_s": 0.002, **filled}),
+        (Cell("served", 1, 8, "vllm", "process", "threads"), {"token_s": 0.002, **empty}),
+        (Cell("served", 1, 8, "transformers-serve", "process"), {}),
+        (Cell("sequential", 1, 8, "eager", "zygote"), {}),
+    )
+    return [
+        make_trial(root, cell, repeat, costs=Costs(**gpu, **costs), warm_rounds=2)
+        for repeat in range(1, repeats + 1)
+        for cell, costs in cells
+    ]
+
+
 def _attempt(what, deployment, number, clock, warm_rounds, costs, rng, fail) -> _Walk:
     walk = _Walk()
     if deployment.lifetime == "step":

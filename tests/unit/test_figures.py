@@ -224,12 +224,8 @@ def test_what_lay_compiled_is_part_of_a_rungs_name(gpus, draw):
 def test_every_engine_stands_beside_the_bandwidth_limit(gpus, draw, narrow):
     drawn = draw(figures.engines, Canvas(narrow), of=gpus)
     said = texts(drawn)
-    assert said.index("an agent has its device alone") < said.index(
-        "compiled (not measured): Parallel, 8 GPUs"
-    )
-    assert said.index("agents share a device, and its bandwidth") < said.index(
-        "eager (not measured): Parallel, 4 GPUs"
-    )
+    assert said.index("an agent has its device alone") < said.index("compiled: Parallel, 8 GPUs")
+    assert said.index("agents share a device, and its bandwidth") < said.index("eager: Parallel, 4 GPUs")
     share = (
         gpus.tables["trials"].query("engine == 'compiled' and start == 'zygote'")["bandwidth_share"].median()
     )
@@ -307,7 +303,7 @@ def test_what_the_framework_adds_is_said_for_a_round_and_for_a_step(clients, dra
 def test_agents_stand_by_what_they_share(clients, draw, narrow):
     said = texts(draw(figures.interference, Canvas(narrow), of=clients))
     shared = ("same worker", "same device", "same host", "nobody at the same time")
-    headings = [f"{what}: eager (not measured), process start" for what in shared]
+    headings = [f"{what}: eager, process start" for what in shared]
     assert [t for t in said if t in headings] == headings
     assert "alone" in said
     assert said.count("not measured") == 3  # the zygote's, the server's, and the chain: it does other work
@@ -322,8 +318,7 @@ def test_every_trial_that_has_an_agent_alone_beside_it_is_a_point(clients, draw)
 def test_repayment_stands_by_what_is_compared_in_calls(clients, draw):
     drawn = draw(figures.breakeven, of=clients)
     said = texts(drawn)
-    fresh, other = "resident instead of fresh, eager (not measured)", "vllm (not measured) instead of eager"
-    assert said.index(fresh) < said.index(f"{other} (not measured)")
+    assert said.index("resident instead of fresh, eager") < said.index("vllm instead of eager")
     assert "Served instead of Sequential, 1 slot, 3 agents" in said
     assert re.search(r"Sequential, 1 slot, 3 agents: [\d.]+ calls \[[\d.]+, [\d.]+\]", drawn.description)
     axes = drawn.figure.axes[0]
@@ -396,6 +391,34 @@ def test_a_timeline_has_what_happened_on_every_host(tmp_path, draw):
         "slot 0 of far", "slot 1 of far", "slot 0 of near", "slot 1 of near"
     ]  # fmt: skip
     assert shown.count("peak 500 of 640 MiB") == 2 and shown.count("peak 100 of 240 MiB") == 2
+
+
+def test_a_devices_memory_is_measured_against_its_budget_as_everywhere_else(study, draw):
+    samples = study.tables["samples"]
+    driver = figures.Study({**study.tables, "samples": samples.assign(free_mib=samples["free_mib"] - 5)}, {})
+    shown = texts(draw(figures.timeline, Canvas(), "parallel", of=driver))
+    assert shown.count("peak 200 of 640 MiB") == 8
+    assert all(" of 640 MiB" in line for line in draw(figures.memory).description.split("; "))
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_a_long_heading_has_two_lines_begins_with_the_engine_and_counts_no_characters(tmp_path, draw, narrow):
+    of = study_of(made_trials.server_study(tmp_path, repeats=1), tmp_path)
+    shown = texts(draw(figures.framework, Canvas(narrow), of=of))
+    heading = "vllm, process start, threads, compile cache empty"
+    assert [t.replace("\n", " ") for t in shown if t.startswith("vllm")].count(heading) == 2
+    assert any("\n" in t for t in shown) == narrow
+    assert not [t for t in shown if "characters)" in t or t.count("\n") > 1]
+
+
+def test_a_label_is_cut_only_beyond_two_lines():
+    for narrow in (False, True):
+        short, long = (drawing.label_lines("a name of many words, " * n, Canvas(narrow)) for n in (4, 9))
+        assert [len(short), len(long)] == [2, 2]
+        assert " ".join(short) == ("a name of many words, " * 4).strip()
+        assert long[-1].endswith("…") and " ".join(long)[:-1] in "a name of many words, " * 9
+    assert len(drawing.label_lines("y" * 10_000, Canvas())) <= 2
+    assert drawing.label_lines("", Canvas()) == []
 
 
 @pytest.mark.parametrize("narrow", [False, True])

@@ -1,13 +1,14 @@
 """Whether an engine computes what the checkpoint says: the numbers, the judgement, and where it shows."""
 
 import json
+import re
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 import made_trials
-from crewbench import figures, quality, report, tables
+from crewbench import cells, figures, quality, report, tables
 from crewbench.engines import Observed
 from crewbench.quality import FLOOR, Agreement, Numbers, compare, conversations, judge
 from crewbench.trial import AgentSpec, Cell, TaskSpec
@@ -217,7 +218,7 @@ def test_results_without_any_check_say_not_measured(study, tmp_path):
     assert set(old["trials"]["agreement"]) == {"not measured"} and old["quality"].empty
     figures.write(figures.Study(old, {}), tmp_path / "figures", png_dpi=40)
     page = report.build(tables.read_manifest(path), old, tmp_path / "figures")
-    assert "engine (agreement not measured)" in page
+    assert "engine (agreement with float32 not measured)" in page
 
 
 @pytest.mark.parametrize("text", ["{", '{"check_id": "eager__d1"}', "[]"])
@@ -268,8 +269,45 @@ def test_captions_and_labels_of_figures_say_it_too(built):
     assert shown
     for drawn in shown:
         figures.drawing.close(drawn.figure)
-        if "engine" in drawn.caption:
-            assert "engine (" in drawn.caption or "(agrees)" in drawn.description
+        assert "float32" in drawn.caption
     assert study.engine({"engine": "compiled", "variant": "base"}) == "compiled (differs)"
+    assert study.engine({"engine": "vllm", "variant": "base"}) == "vllm"
     row = {"engine": "eager", "host": "box", "compile_cache": "none"}
     assert study.setting_words(of=row) == "eager engine (agrees with float32)"
+
+
+def test_an_engine_that_was_not_checked_never_reads_as_not_measured_itself(page):
+    """Its label is its name; what is not known of it stands once in the caption of each figure."""
+    assert not re.search(r"(vllm|transformers-serve|eager|compiled) \(not", page)
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page)
+    several = [text for text in captions if "In brackets, whether an engine agrees with float32." in text]
+    assert several
+    for text in several:
+        assert text.count("Engine vllm: agreement with float32 not measured.") == 1
+        assert text.count("Engine transformers-serve: agreement with float32 not observable.") == 1
+
+
+@pytest.mark.parametrize(
+    ("found", "labelled", "said"),
+    [
+        ({"vllm": "not measured", "eager": "not measured"}, True, "Agreement with float32 not measured."),
+        ({"eager": "agrees"}, True, "In brackets, whether an engine agrees with float32."),
+        ({"eager": "agrees"}, False, "Engine eager: agrees with float32."),
+        (
+            {"compiled": "differs", "eager": "differs"},
+            False,
+            "Engines compiled, eager: differs from float32.",
+        ),
+        ({}, True, ""),
+    ],
+)
+def test_what_no_label_says_of_an_engine_the_caption_says(found, labelled, said):
+    pairs = [(engine, Agreement(state)) for engine, state in found.items()]
+    assert cells.untold(pairs * 2, labelled) == said
+
+
+def test_an_engine_with_two_answers_has_them_in_some_cells():
+    pairs = [("eager", Agreement.AGREES), ("eager", Agreement.NOT_MEASURED)]
+    assert cells.untold(pairs, labelled=True).endswith(
+        "Engine eager in some cells: agreement with float32 not measured."
+    )

@@ -239,14 +239,14 @@ def test_the_frameworks_cost_stands_against_the_goal(clients):
 
 
 def test_agents_beside_others_stand_against_one_alone_or_say_why_not(clients):
-    said = row(clients, "Worked beside", "Shared, 1 slot, 3 agents, eager (not measured), process start")
+    said = row(clients, "Worked beside", "Shared, 1 slot, 3 agents, eager, process start")
     assert re.search(r"others on the same worker.*2.4\d ×\[[\d.]+, [\d.]+\]Parallel, 1 slot, 1 agent", said)
     assert "no agent was measured alone (engine vllm" in clients.text
 
 
 def test_repayment_is_said_in_calls_and_rounds(clients):
     said = row(clients, "Repaid after calls", "Parallel, 3 slots, 3 agents")
-    assert re.search(r"resident instead of fresh, eager \(not measured\)3.0\d\[[\d.]+, [\d.]+\]1.00", said)
+    assert re.search(r"resident instead of fresh, eager3.0\d\[[\d.]+, [\d.]+\]1.00", said)
 
 
 def test_servers_have_a_table_where_there_are_any(clients, page):

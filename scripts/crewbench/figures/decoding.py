@@ -81,7 +81,7 @@ def engines(study: Study, canvas: Canvas) -> Drawn:
     caption = (
         "Decode rate of one agent in warm rounds beside what memory allows: copy bandwidth of the trial's "
         "own devices, bytes read and written, over the bytes of weights that a token reads; reads of the KV "
-        "cache are left out. In brackets, whether the engine agrees with float32. "
+        f"cache are left out. {study.agreements(cell for cell, _ in rows)} "
         + ("Below: what compiling costs, by what the trial found compiled on disk. " if compiled else "")
         + f"Each engine in the setting it was run in most; {n_each(pd.concat([g for _, g in rows]))}, every "
         "trial a point."

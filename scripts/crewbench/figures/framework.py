@@ -96,7 +96,8 @@ def framework(study: Study, canvas: Canvas) -> Drawn:
         "Above, the makespan of warm rounds and of replays: the same calls of the model made again straight "
         "through the engine, as many at once as the mode had, after all warm rounds. Below, their ratio "
         f"within each trial; a framework that costs nothing has 1. The goal is at most {goal:g}. "
-        f"{n_each(worked)}, every trial a point."
+        f"{n_each(worked)}, every trial a point. "
+        f"{study.agreements((cell for cell, _ in rows), 'engine' in varying)}"
     )
     return finish("framework", sheet, caption, "; ".join(said), study.notes())
 

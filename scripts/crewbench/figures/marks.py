@@ -38,8 +38,11 @@ def work_headings(study: Study, rows: Sequence[tuple]) -> list[str]:
 
 
 def left_in(labels: Sequence[str], canvas: Canvas) -> float:
-    """Inches that labels beside their rows take; on a phone they stand above them."""
-    return 0.12 if canvas.narrow else 0.25 + min(3.9, drawing.text_width_in(labels, 9))
+    """Inches that labels and headings beside their rows take; on a phone they stand above them."""
+    if canvas.narrow:
+        return 0.12
+    lines = (line for text in labels for line in drawing.label_lines(text, canvas))
+    return 0.25 + drawing.text_width_in(lines, 9)
 
 
 def spread(

@@ -73,7 +73,8 @@ def interference(study: Study, canvas: Canvas) -> Drawn:
         "The engine's time for a token (prefill and decode over output tokens, warm rounds) beside others, "
         "over that of the one agent of a cell that had a worker and its devices to itself: same engine, "
         "start, variant, tokens and host, paired by repeat. An agent counts by its nearest neighbour at the "
-        f"time: on its worker, else on its device, else on its host. {n_each(known)}, every trial a point."
+        f"time: on its worker, else on its device, else on its host. {n_each(known)}, every trial a point. "
+        f"{study.agreements((cell for cell, *_ in rows), 'engine' in varying)}"
     )
     return finish("interference", sheet, caption, "; ".join(said), study.notes())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -12,6 +12,7 @@ from crewbench.breakeven import AT_ONCE, COMPARISONS, ENGINE, NEVER, RESIDENT, S
 from crewbench.drawing import Canvas, Key, Sheet
 from crewbench.figures.marks import INK, QUIET, beside_value, end_of_axis, left_in, points, said_at, valued
 from crewbench.figures.study import ROWS_MAX, Drawn, Study, finish, missing
+from crewbench.quality import Agreement
 from crewbench.stats import Estimate
 from crewbench.words import count, interval, number, seconds
 
@@ -94,7 +95,7 @@ def breakeven(study: Study, canvas: Canvas) -> Drawn:
         "over its tasks. A fresh worker for each call has no start, and its calls take as long as round 0. "
         "Interval: Fieller's, paired by repeat; never: a call is not shown to be cheaper. "
         f"{zygotes if any(row['zygote_s'] == row['zygote_s'] for row in rows) else ''}"
-        f"{_n(rows)}; every trial a point."
+        f"{_n(rows)}; every trial a point. {cells.untold(agreements(rows), labelled=True)}"
     )
     return finish("breakeven", sheet, caption, "; ".join(said), study.notes())
 
@@ -115,8 +116,13 @@ def ordered(found: pd.DataFrame) -> pd.DataFrame:
 
 def heading(row: Mapping[str, Any]) -> str:
     """ "resident instead of fresh, eager (agrees)", "compiled (differs) instead of eager (agrees)"."""
-    a, b = (f"{row[f'{side}_engine']} ({row[f'{side}_agreement']})" for side in "ab")
+    a, b = (f"{engine}{agreement.beside}" for engine, agreement in agreements([row]))
     return f"resident instead of fresh, {b}" if row["comparison"] == RESIDENT else f"{b} instead of {a}"
+
+
+def agreements(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, Agreement]]:
+    """(engine, agreement) of a and b of each pair."""
+    return [(row[f"{side}_engine"], Agreement(row[f"{side}_agreement"])) for row in rows for side in "ab"]
 
 
 def label(row: Mapping[str, Any], varying: list[str], kind: str) -> str:

@@ -28,8 +28,6 @@ VARYING = ("agents", "engine", "start", "variant", "compile_cache", "host")
 OF_LABEL = ("variant", "compile_cache")
 """Those that stand in a row's label, not in the heading above it."""
 
-HEADING_MAX = 60
-
 
 @dataclass(frozen=True, slots=True)
 class Bar:
@@ -108,7 +106,8 @@ def stages(study: Study, canvas: Canvas, start: str) -> Drawn:
     caption = (
         f"Seconds in each stage along the critical path of {_rounds(start)}, arithmetic means over the "
         "trials that worked: they add up to the makespan, and what no stage explains is idle. "
-        f"{marks} {_where(study, bars[0].cell, varying, start)}; {n_each(ran)}, every trial a point."
+        f"{marks} {_where(study, bars[0].cell, varying, start)}; {n_each(ran)}, every trial a point. "
+        f"{study.agreements(shown) if 'engine' in varying else ''}"
     )
     return finish(name, sheet, caption, "; ".join(said), study.notes())
 
@@ -200,14 +199,13 @@ def _stack(ax: Any, y: float, bar: Bar, present: list[str], canvas: Canvas) -> N
 
 def _names(study: Study, shown: list[dict[str, Any]], varying: list[str]) -> tuple[list[str], list[str]]:
     """Labels of the rows, and a heading before each that begins another setting; where all have one setting,
-    before each that begins work of another kind. A heading fits a phone's width."""
+    before each that begins work of another kind."""
     labels = [study.label(cell, [n for n in varying if n in OF_LABEL]) for cell in shown]
     settings = [study.setting_of(cell, [n for n in varying if n not in OF_LABEL]) for cell in shown]
     if len(set(settings)) == 1:
         return labels, work_headings(study, [(cell,) for cell in shown])
     same = [cell["workload"] == study.workload for cell in shown]
     labels = [text if of else f"{text} (other work)" for text, of in zip(labels, same, strict=True)]
-    settings = [text if len(text) <= HEADING_MAX else f"{text[: HEADING_MAX - 1]}…" for text in settings]
     return labels, ["" if i and s == settings[i - 1] else s for i, s in enumerate(settings)]
 
 

@@ -100,7 +100,8 @@ def attempts(study: Study, canvas: Canvas) -> Drawn:
     caption = (
         f"The number in a bar is how many {study.device}s that attempt had. "
         + (f"On average {'; '.join(per_count)}. " if per_count else "No attempt failed. ")
-        + f"{study.setting_words(*varying, of=rows.iloc[0])}; n = {len(trials)} trials."
+        + f"{study.setting_words(*varying, of=rows.iloc[0])}; n = {len(trials)} trials. "
+        f"{study.agreements(row for _, row in named) if 'engine' in varying else ''}"
     )
     return finish("attempts", sheet, caption, "; ".join(said), study.budget_note())
 
@@ -181,7 +182,8 @@ def starts(study: Study, canvas: Canvas) -> Drawn:
         "of the row above it. Above, the time to the first token, median over the crew; below, the makespan. "
         "Beside each median, its cost over the next start state: median of the differences paired by repeat. "
         f"Start states are never pooled. {own if zygotes else ''}"
-        f"{study.setting_words(*varying, 'start', of=found[0].cell)}; every trial a point."
+        f"{study.setting_words(*varying, 'start', of=found[0].cell)}; every trial a point. "
+        f"{study.agreements(one.cell for one in found) if 'engine' in varying else ''}"
     )
     return finish("starts", sheet, caption, "; ".join(said))
 

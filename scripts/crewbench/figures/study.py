@@ -108,8 +108,13 @@ class Study:
         return self.label(cell, varying).removeprefix(self.label(cell)).removeprefix(", ")
 
     def engine(self, cell: Mapping[str, Any]) -> str:
-        """ "compiled (agrees)": no speed of an engine stands without its agreement."""
+        """ "compiled (agrees)"; what is not known of an engine is said by `agreements`, once a figure."""
         return cells.told(self.tables["trials"], cell)["engine"]
+
+    def agreements(self, shown: Iterable[Mapping[str, Any]], labelled: bool = True) -> str:
+        """What a caption says of the agreement of these cells' engines: no speed stands without it."""
+        trials = self.tables["trials"]
+        return cells.untold(((c["engine"], cells.agreement(trials, c)) for c in shown), labelled)
 
     def setting_words(self, *without: str, of: Mapping[str, Any] | None = None) -> str:
         """The headline setting, or that `of` a row, in words."""
@@ -145,7 +150,7 @@ class Drawn:
 
 def finish(name: str, sheet: Sheet, caption: str, description: str, notes: str = "") -> Drawn:
     """The figure of a sheet, with its words and the study's notes."""
-    caption = f"{caption} {notes}".strip()
+    caption = " ".join(f"{caption} {notes}".split())
     return Drawn(name, sheet.title, caption, description, sheet.figure)
 
 

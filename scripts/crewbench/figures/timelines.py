@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +41,13 @@ def timeline(study: Study, canvas: Canvas, mode: str) -> Drawn:
     )
     people = list(dict.fromkeys(agents["agent"]))
     devices, places = _devices(samples, trial["host"], study.device)
+    end = max(rounds["ended_at_s"].max(), agents["ended_at_s"].max() if len(agents) else 0)
+    seen = samples[samples["t_at_s"].between(0, end * 1.01)]
+    memory = _memory(seen, devices, cells.only(study.tables["devices"], ours))
+    top_util = samples["util_pct"].max()
+    full = 100.0 * max(1, math.ceil(top_util / 100 - 0.1)) if top_util == top_util else 100.0
+    utilisation = _utilisation(seen, devices, full)
+    beside = drawing.text_width_in([r.words for r in (*memory, *utilisation)], 7.5)
     if canvas.narrow:
         row, thin = 0.3, 0.2
     else:
@@ -50,7 +58,7 @@ def timeline(study: Study, canvas: Canvas, mode: str) -> Drawn:
         question,
         [row * max(len(people), 1), thin * max(len(devices), 1), thin * max(len(devices), 1)],
         left=0.62 if canvas.narrow else left_in([*names, *places], canvas),
-        right=0.15 if canvas.narrow else 1.35,
+        right=0.15 if canvas.narrow else 0.15 + beside,
         gap=0.4,
         heading=0.24,
         legend=[
@@ -63,13 +71,10 @@ def timeline(study: Study, canvas: Canvas, mode: str) -> Drawn:
     )
     top, middle, low = sheet.axes
     _agents_panel(top, people, names, agents, workers, canvas, mode)
-    end = max(rounds["ended_at_s"].max(), agents["ended_at_s"].max() if len(agents) else 0)
     _rounds_marked(sheet.axes, rounds, top)
     budget = "simulated budget" if trial["simulated_budget"] else "whole budget"
-    _devices_panel(middle, samples, devices, places, "used_mib", canvas, mode, end)
-    top_util = samples["util_pct"].max()
-    full = 100.0 * max(1, math.ceil(top_util / 100 - 0.1)) if top_util == top_util else 100.0
-    _devices_panel(low, samples, devices, places, "util_pct", canvas, mode, end, full)
+    _devices_panel(middle, memory, places, canvas, mode)
+    _devices_panel(low, utilisation, places, canvas, mode)
     middle.set_title(f"memory in use: a full row is the {budget}", loc="left", size=8.5, color=QUIET)
     of_core = " of a core" if study.kind == "slot" else ""
     low.set_title(f"utilisation: a full row is {full:.0f} %{of_core}", loc="left", size=8.5, color=QUIET)
@@ -246,39 +251,58 @@ def _devices(samples: pd.DataFrame, home: str, noun: str) -> tuple[list[str], li
     return list(found["device_uuid"]), [drawing.plain(name, 32) for name in names]
 
 
-def _devices_panel(
-    ax: Axes,
-    samples: pd.DataFrame,
-    devices: Sequence[str],
-    places: Sequence[str],
-    column: str,
-    canvas: Canvas,
-    mode: str,
-    end: float,
-    full: float = 100.0,
-) -> None:
-    """One row per device: how full it is over time, as a share of its budget or of 100 %."""
-    for i, device in enumerate(devices):
-        rows = samples[(samples["device_uuid"] == device) & samples["t_at_s"].between(0, end * 1.01)]
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What was read of one device: when, how full its row is then (0 to 1), and that in words. Nothing where
+    it was not measured."""
+
+    words: str
+    at_s: np.ndarray = field(default_factory=lambda: np.array([]))
+    shares: np.ndarray = field(default_factory=lambda: np.array([]))
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, column: str, full: float, words: str) -> _Reading:
+        """`words` has places for the `peak` and the `mean` of the column."""
         values = rows[column].to_numpy(dtype=float)
-        if column == "used_mib":
-            # The median: while a process goes, a driver may count its memory as used and as free.
-            budget = (rows["used_mib"] + rows["free_mib"]).median()
-            full = budget if budget > 0 else np.nanmax(values, initial=1.0)
-        ax.axhline(i + 0.5, color=RULE, lw=0.6)
         if len(values) == 0 or np.isnan(values).all():
-            words = "not measured"
-        else:
-            at, heights = _corners(rows["t_at_s"].to_numpy(), np.clip(np.nan_to_num(values / full), 0, 1))
-            ax.fill_between(at, i + 0.5, i + 0.5 - 0.92 * heights, step="post", color=canvas.mode(mode), lw=0)
-            words = (
-                f"peak {number(np.nanmax(values))} of {number(full)} MiB"
-                if column == "used_mib"
-                else f"mean {np.nanmean(values):.0f} %"
-            )
+            return cls("not measured")
+        shares = np.clip(np.nan_to_num(values / full), 0, 1)
+        said = words.format(peak=number(np.nanmax(values)), mean=np.nanmean(values))
+        return cls(said, *_corners(rows["t_at_s"].to_numpy(), shares))
+
+
+def _memory(samples: pd.DataFrame, devices: Sequence[str], assigned: pd.DataFrame) -> list[_Reading]:
+    """Each device's memory in use, as a share of its budget."""
+    budgets = assigned.set_index("device_uuid")["budget_mib"].dropna()
+    found = []
+    for device in devices:
+        rows = samples[samples["device_uuid"] == device]
+        # For a device whose budget is not known the median of all its memory: while a process goes, a
+        # driver may count what it held as used and as free.
+        budget = budgets.get(device, (rows["used_mib"] + rows["free_mib"]).median())
+        full = budget if budget > 0 else np.nanmax(rows["used_mib"], initial=1.0)
+        found.append(_Reading.of(rows, "used_mib", full, f"peak {{peak}} of {number(full)} MiB"))
+    return found
+
+
+def _utilisation(samples: pd.DataFrame, devices: Sequence[str], full: float) -> list[_Reading]:
+    """Each device's utilisation, as a share of `full` percent."""
+    rows = (samples[samples["device_uuid"] == device] for device in devices)
+    return [_Reading.of(of_device, "util_pct", full, "mean {mean:.0f} %") for of_device in rows]
+
+
+def _devices_panel(
+    ax: Axes, readings: Sequence[_Reading], places: Sequence[str], canvas: Canvas, mode: str
+) -> None:
+    """One row per device: how full it is over time."""
+    for i, reading in enumerate(readings):
+        ax.axhline(i + 0.5, color=RULE, lw=0.6)
+        if len(reading.at_s):
+            top = i + 0.5 - 0.92 * reading.shares
+            ax.fill_between(reading.at_s, i + 0.5, top, step="post", color=canvas.mode(mode), lw=0)
         if not canvas.narrow:
             ax.annotate(
-                words,
+                reading.words,
                 (1, i),
                 xycoords=("axes fraction", "data"),
                 xytext=(6, 0),
@@ -287,7 +311,7 @@ def _devices_panel(
                 size=7.5,
                 color=QUIET,
             )
-    ax.set_ylim(len(devices) - 0.5, -0.5)
+    ax.set_ylim(len(readings) - 0.5, -0.5)
     _row_names(ax, places, canvas)
 
 

@@ -137,6 +137,7 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
         "figures": [f for f in drawn if f not in timelines and f.name not in apart],
         "costs": of_costs,
         "framework": list(islice(costs.framework(tables, kind, thresholds), ROWS_MAX)),
+        "agreements": {name: costs.agreements(tables, name) for name in (*COSTS, "serving")},
         "goal": thresholds.get("framework_ratio", costs.GOAL),
         "interference": list(islice(costs.interference(tables, kind), ROWS_MAX)),
         "breakeven": list(islice(costs.breakeven(tables, kind), ROWS_MAX)),

@@ -24,6 +24,15 @@ GOAL = 1.05
 Rows = Iterator[dict[str, Any]]
 
 
+def agreements(tables: Mapping[str, pd.DataFrame], name: str) -> str:
+    """What stands below the table of this name of its engines' agreement: no speed stands without it."""
+    if name == "breakeven":
+        return cells.untold(repayment.agreements(tables[name].to_dict("records")), labelled=True)
+    shown = tables["tax" if name == "framework" else name][[*cells.CELL, "host"]].drop_duplicates()
+    found = [(c["engine"], cells.agreement(tables["trials"], c)) for c in shown.to_dict("records")]
+    return cells.untold(found, labelled=tables["trials"]["engine"].nunique() > 1)
+
+
 def framework(tables: Mapping[str, pd.DataFrame], kind: str, thresholds: Mapping[str, float]) -> Rows:
     """What the agents' framework adds in each cell that had a replay, and how that stands to the goal."""
     goal = thresholds.get("framework_ratio", GOAL)
