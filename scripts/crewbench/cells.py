@@ -23,6 +23,12 @@ compiled on disk is a part of the start state, and start states are never pooled
 SETTING = ["agents", "engine", "start", "variant", "compile_cache", "host"]
 """What two modes must have in common to be compared."""
 
+CHOICE = ["mode", "gpus", "engine", "start", "compile_cache", "variant"]
+"""What a reader chooses for a crew at hand."""
+
+COMPARED = ["agents", "conditions", "host"]
+"""What two choices must have in common: `conditions` are the variant's options that set task or machine."""
+
 Row = Mapping[str, Any]
 
 
@@ -171,6 +177,22 @@ def only(rows: pd.DataFrame, setting: Mapping[str, Any]) -> pd.DataFrame:
     for name, value in setting.items():
         rows = rows[rows[name] == value]
     return rows
+
+
+def comparable(trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials of every choice for the headline setting's crew, under its conditions, on its host."""
+    at = only(trials, headline_setting(trials))
+    return trials if at.empty else only(trials, {name: at.iloc[0][name] for name in COMPARED})
+
+
+def choice(key: tuple, kind: str, named: Iterable[str] = ()) -> str:
+    """A key of CHOICE in words, with those of its properties that are `named`: "Served on 1 GPU, vllm"."""
+    row = dict(zip(CHOICE, key, strict=True))
+    words = {"engine": "{}", "start": "{} start", "variant": "variant {}"}
+    told = [words[n].format(row[n]) for n in named if n in words and (n, row[n]) != ("variant", "base")]
+    told += [compile_cache(row)] if "compile_cache" in named and compile_cache(row) else []
+    on = "with" if searches(row["mode"]) else "on"
+    return ", ".join([f"{mode_title(row['mode'])} {on} {had(row['mode'], int(row['gpus']), kind)}", *told])
 
 
 def last_attempts(rows: pd.DataFrame) -> pd.DataFrame:

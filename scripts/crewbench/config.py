@@ -222,12 +222,22 @@ class Crew(Section):
     )
 
 
-class Variant(Section):
-    """Options that a variant changes; null leaves what the rest of the file says."""
+CONDITION = {"condition": True}
 
-    memory_mib: Count | None = Field(None, description="memory budget of each device, MiB")
-    length: Length | None = Field(None, description="as generation.length")
-    output_tokens: Count | None = Field(None, description="as generation.output_tokens")
+
+class Variant(Section):
+    """Options that a variant changes; null leaves what the rest of the file says.
+
+    A `condition` sets the task or the machine; the others are ways to deploy, between which a reader chooses.
+    """
+
+    memory_mib: Count | None = Field(
+        None, description="memory budget of each device, MiB", json_schema_extra=CONDITION
+    )
+    length: Length | None = Field(None, description="as generation.length", json_schema_extra=CONDITION)
+    output_tokens: Count | None = Field(
+        None, description="as generation.output_tokens", json_schema_extra=CONDITION
+    )
     loader: Literal["transformers", "parallel"] | None = Field(
         None,
         description="how weights are read: transformers (from_pretrained, what null means) or parallel "
@@ -266,6 +276,7 @@ class Variant(Section):
         None,
         description="served: keep the KV cache of prompts seen before (null: no, so that every round does "
         "all its work)",
+        json_schema_extra=CONDITION,
     )
     enforce_eager: bool | None = Field(None, description="vllm: start without compiling (null: no)")
 
@@ -284,6 +295,12 @@ class Variant(Section):
     @property
     def options(self) -> dict[str, Any]:
         return self.model_dump(exclude_none=True)
+
+
+def conditions(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a variant's options that set the task or the machine."""
+    fields = Variant.model_fields
+    return {n: v for n, v in options.items() if n in fields and fields[n].json_schema_extra == CONDITION}
 
 
 class Run(Section):

@@ -5,15 +5,16 @@ Pure functions from the tables alone. The rules stand in docs/method.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from crewbench import cells, metrics, ramp, stats
+from crewbench.engines import ENGINES
 from crewbench.quality import Agreement
 from crewbench.records import Status
-from crewbench.verdict import Answer, Ranked, cell_name, ranked
+from crewbench.verdict import Answer, Key, Ranked, of_choice, ranked
 from crewbench.words import count, estimate, number
 
 OTHERS_MAX = 4
@@ -21,12 +22,15 @@ OTHERS_MAX = 4
 
 MODES_NAMED = 3
 
+SMALLER = 0.5
+"""Of the recommended choice's peak: from there on another one is named for smaller devices."""
+
 
 def answers(tables: Mapping[str, pd.DataFrame], limits: ramp.Limits) -> list[Answer]:
     """What breaks first, and what to use for the headline setting's agents."""
     trials = tables["trials"]
     setting = cells.headline_setting(trials)
-    here = cells.in_order(cells.only(trials, setting))
+    here = cells.in_order(cells.comparable(trials))
     kind = "slot" if set(trials["device_kind"]) == {"slot"} else "gpu"
     return [
         breaks_first(tables["verdict"], setting, kind),
@@ -94,22 +98,24 @@ def sentence(row: Mapping[str, Any], varying: Iterable[str], kind: str) -> str:
         return f"{name}: {row['first']} {how} with {at}: {row['evidence']}{beyond}{simulated}{sure}{none}."
     only = "at the only point measured," if row["points"] == 1 else "at the only point that worked,"
     reach = "up to" if row["points_worked"] > 1 else only
-    room = f"; {number(margin)} % of room" if _known(margin) else ""
+    room = f"; {number(margin)} % to spare" if _known(margin) else ""
     return f"{name}: not reached {reach} {ramp.place(_last(row), kind)}; {row['evidence']}{room}{none}."
 
 
 def recommendation(trials: pd.DataFrame, constraints: pd.DataFrame, limits: ramp.Limits, kind: str) -> Answer:
-    """The fastest cell of the common work that worked in every trial, computes what the checkpoint says,
+    """The fastest choice for the common work that worked in every trial, computes what the checkpoint says,
     keeps the deadline and has no devices that do not pay; of those not told apart from it, the one with the
-    fewest devices. Warm where it was measured."""
+    fewest devices, then with the quickest start. Warm where it was measured."""
     question = f"What to use for {count(int(trials['agents'].iloc[0]), 'agent')}?"
     same = trials[trials["workload"] == cells.common_workload(trials)]
     phase = "warm" if same["warm_s"].notna().any() else "cold"
+    named = cells.varying(same, cells.CHOICE[2:])
     fit, left_out, found = [], [], ranked(same, f"{phase}_s")
     for one in found:
-        why = _unfit(one, found, _of(same, one[1]), limits, kind)
+        why = _unfit(one, found, of_choice(same, one[1]), limits, kind)
         if why:
-            left_out.append(f"Left out: {cell_name(one[1], kind)}, {number(one[0].value)} s: {why}.")
+            name = cells.choice(one[1], kind, named)
+            left_out.append(f"Left out: {name}, {number(one[0].value)} s: {why}.")
         else:
             fit.append(one)
     said = [*left_out[:OTHERS_MAX], *_caveats(trials)]
@@ -117,29 +123,69 @@ def recommendation(trials: pd.DataFrame, constraints: pd.DataFrame, limits: ramp
         answer = "Nothing fits" if left_out else "Not measured: no trial worked."
         return Answer("recommendation", question, answer, tuple(said))
     fastest = fit[0]
-    equal = [one for one in fit if one is fastest or _not_told_apart(fastest[2], one[2])]
-    best, key, _ = min(equal, key=lambda one: (int(one[1][1]), fit.index(one)))
-    support = [f"A {phase} round takes {estimate(best, 's')}, n = {best.n}; {_deadline(limits)}."]
-    if key != fastest[1]:
-        than = f"{cell_name(fastest[1], kind)}, {number(fastest[0].value)} s"
-        support.append(f"Not told apart from {than}, and takes fewer devices.")
+    equal = [
+        one
+        for one in fit
+        if one is fastest or _alike(phase, one[1], fastest[1]) or _not_told_apart(fastest[2], one[2])
+    ]
+    cold = {one[1]: one[0].value for one in ranked(same, "cold_s")}
+    best, key, ours = min(
+        equal, key=lambda one: (int(one[1][1]), cold.get(one[1], float("inf")), fit.index(one))
+    )
+    name = cells.choice(key, kind, named)
+    start = f"; a cold one {number(cold[key])} s" if phase == "warm" and key in cold else ""
+    support = [f"A {phase} round takes {estimate(best, 's')}, n = {best.n}{start}; {_deadline(limits)}."]
+    if key != fastest[1] and not _alike(phase, key, fastest[1]):
+        than = f"{cells.choice(fastest[1], kind, named)}, {number(fastest[0].value)} s"
+        ratio = estimate(stats.paired(metrics.speedup, ours, fastest[2]), "×")
+        why = "takes fewer devices" if key[1] < fastest[1][1] else "starts sooner"
+        support.append(
+            f"{count(best.n, 'repeat').capitalize()} cannot tell it from {than} ({ratio} as fast); it {why}."
+        )
     if best.n == 1:
         support.append("One trial of a cell: how sure this is cannot be said.")
-    support += _cheapest(same, fit, key, phase, kind)
-    support += _broken(_of(trials, key).iloc[0], constraints)
-    answer = f"{cell_name(key, kind)}: {number(best.value)} s a {phase} round"
+    if len(found) == 1:
+        support.append("Nothing else was measured on the same work, so there is nothing to compare it with.")
+    support += _memory(same, fit, key, kind, named)
+    support += _cheapest(same, fit, key, phase, kind, named)
+    support += _broken(of_choice(trials, key).iloc[0], constraints)
+    answer = f"{name}: {number(best.value)} s a {phase} round"
     return Answer("recommendation", question, answer, (*support, *said))
 
 
+def _memory(trials: pd.DataFrame, fit: Ranked, key: Key, kind: str, named: Sequence[str]) -> list[str]:
+    """What the recommended choice held of its fullest device, and which one takes much less."""
+    peaks = {one[1]: of_choice(trials, one[1])["peak_mib"].max() for one in fit}
+    ours = peaks[key]
+    if not _known(ours):
+        return []
+    device = "slot" if kind == "slot" else "GPU"
+    engine = ENGINES.get(key[cells.CHOICE.index("engine")])
+    if engine and engine.reserves:
+        return [f"It held {number(ours)} MiB of its fullest {device}: its server reserves what it is given."]
+    held = f"It held {number(ours)} MiB of its fullest {device}."
+    for mean, other, _ in fit:
+        if _known(peaks[other]) and peaks[other] < SMALLER * ours:
+            took = f"held {number(peaks[other])} MiB and took {number(mean.value)} s"
+            return [f"{held} For a smaller one: {cells.choice(other, kind, named)} {took}."]
+    return [held]
+
+
+def _alike(phase: str, one: Key, other: Key) -> bool:
+    """Whether two choices differ in the start alone, which warm rounds do not see."""
+    starts = {cells.CHOICE.index("start"), cells.CHOICE.index("compile_cache")}
+    return phase == "warm" and all(one[i] == other[i] for i in range(len(one)) if i not in starts)
+
+
 def _unfit(
-    one: tuple[stats.Estimate, tuple[str, int], Mapping[int, float]],
+    one: tuple[stats.Estimate, Key, Mapping[int, float]],
     others: Ranked,
     group: pd.DataFrame,
     limits: ramp.Limits,
     kind: str,
 ) -> str:
     """Why a cell is not recommended, or "". It is `one` of `others`, and `group` are its trials."""
-    found, (mode, gpus), ours = one
+    found, (mode, gpus, *rest), ours = one
     bad = int((group["status"] != Status.OK).sum())
     if bad:
         return f"{bad} of {count(len(group), 'trial')} did not work"
@@ -147,7 +193,9 @@ def _unfit(
         return "its engine computes something else than the checkpoint"
     if limits.deadline_s is not None and found.value > limits.deadline_s:
         return f"over the deadline of {number(limits.deadline_s)} s"
-    fewer = {key[1]: theirs for _, key, theirs in others if key[0] == mode and key[1] < gpus}
+    fewer = {
+        key[1]: theirs for _, key, theirs in others if (key[0], *key[2:]) == (mode, *rest) and key[1] < gpus
+    }
     if not fewer or cells.searches(mode):  # what such a mode may use is not what it used
         return ""
     least = int(min(fewer))
@@ -169,19 +217,21 @@ def _not_told_apart(ours: Mapping[int, float], theirs: Mapping[int, float]) -> b
     return ratio.has_interval and ratio.low <= 1 <= ratio.high
 
 
-def _cheapest(trials: pd.DataFrame, fit: Ranked, key: tuple[str, int], phase: str, kind: str) -> list[str]:
-    """Which of the cells that fit costs the fewest device-seconds a round."""
-    names = [one[1] for one in fit]
+def _cheapest(
+    trials: pd.DataFrame, fit: Ranked, key: Key, phase: str, kind: str, named: Sequence[str]
+) -> list[str]:
+    """Which of the choices that fit, where there are several, costs the fewest device-seconds a round."""
+    names = [one[1] for one in fit] if len(fit) > 1 else []
     costs = [one for one in ranked(trials, f"{phase}_gpu_s") if one[1] in names]
     ours = next((one for one in costs if one[1] == key), None)
     if ours is None:
         return []
     least = min(costs, key=lambda one: one[0].value)
     noun = "slot-seconds" if kind == "slot" else "GPU-seconds"
-    cost = f"{number(least[0].value)} a round"
-    if least is ours:
-        return [f"It costs the fewest {noun} too: {cost}."]
-    return [f"{cell_name(least[1], kind)} costs the fewest {noun}: {cost} against {number(ours[0].value)}."]
+    if least is ours or _alike(phase, least[1], key):
+        return [f"It costs the fewest {noun} too: {number(ours[0].value)} a round."]
+    cost = f"{number(least[0].value)} a round against {number(ours[0].value)}"
+    return [f"{cells.choice(least[1], kind, named)} costs the fewest {noun}: {cost}."]
 
 
 def _broken(trial: Mapping[str, Any], constraints: pd.DataFrame) -> list[str]:
@@ -199,10 +249,6 @@ def _caveats(trials: pd.DataFrame) -> list[str]:
     if trials["random_weights"].any():
         said.append("Random weights: time and memory decide here, not what the agents say.")
     return said
-
-
-def _of(trials: pd.DataFrame, key: tuple[str, int]) -> pd.DataFrame:
-    return cells.only(trials, {"mode": key[0], "gpus": key[1]})
 
 
 def _at(row: Mapping[str, Any]) -> ramp.Point:

@@ -45,6 +45,7 @@ from crewbench import (
     stats,
     tax,
 )
+from crewbench.config import conditions
 from crewbench.engines import ENGINES
 from crewbench.quality import Agreement
 from crewbench.records import (
@@ -332,6 +333,9 @@ def trial_row(
         "compile_cache_files": compiled.get("files"),
         "compile_cache_mib": compiled.get("mib"),
         "workload": record.get("workload", ""),
+        "conditions": ", ".join(
+            f"{n} {v}" for n, v in sorted(conditions(record["spec"]["cell"].get("options") or {}).items())
+        ),
         "status": record["status"],
         "error": _excerpt(errors) if record["status"] != Status.OK else "",
         "tainted": bool(record.get("taints")),

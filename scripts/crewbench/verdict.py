@@ -17,7 +17,7 @@ from crewbench.records import Status
 from crewbench.stats import SIGNIFICANT_FROM
 from crewbench.words import count, ended, estimate, number
 
-_SAME = ", not told apart."
+_SAME = ": these trials cannot tell them apart."
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,45 +34,68 @@ def answers(tables: Mapping[str, pd.DataFrame]) -> list[Answer]:
     """Fastest cold, fastest warm, devices needed, what failed: in this order."""
     trials = tables["trials"]
     setting = cells.headline_setting(trials)
-    here = cells.in_order(cells.only(trials, setting))
+    here = cells.in_order(cells.comparable(trials))
     kind = "slot" if set(trials["device_kind"]) == {"slot"} else "gpu"
     return [
         fastest(here, "cold", kind),
         fastest(here, "warm", kind),
-        devices_needed(here, cells.only(tables["attempts"], setting), kind),
+        devices_needed(
+            cells.in_order(cells.only(trials, setting)), cells.only(tables["attempts"], setting), kind
+        ),
         what_failed(trials, tables["attempts"], len(tables["skipped"])),
     ]
 
 
 def fastest(trials: pd.DataFrame, phase: str, kind: str) -> Answer:
-    """The cell with the least geometric mean makespan among those of the work that most modes do."""
+    """The choice with the least geometric mean makespan among those of the work that most modes do. One that
+    worked in every trial goes before one that did not."""
     question = f"Which mode is fastest {phase}?"
-    found = ranked(trials[trials["workload"] == cells.common_workload(trials)], f"{phase}_s")
+    same = trials[trials["workload"] == cells.common_workload(trials)]
+    found = ranked(same, f"{phase}_s")
     if not found:
         return Answer(phase, question, "Not measured: no trial worked.")
+    named = cells.varying(same, cells.CHOICE[2:])
+    found.sort(key=lambda one: _failed(same, one[1]) > 0)
     best, key, values = found[0]
-    name = cell_name(key, kind)
+    name = cells.choice(key, kind, named)
     support = [f"{estimate(best, 's')}, n = {best.n}."]
+    if failed := _failed(same, key):
+        support.append(
+            f"It failed in {failed} of {count(failed + best.n, 'trial')}; none worked in all of its own."
+        )
+    for mean, other, _ in found:
+        if mean.value < best.value and (failed := _failed(same, other)):
+            where = f"{number(mean.value)} s where it worked"
+            all_of_it = count(len(of_choice(same, other)), "trial")
+            support.append(
+                f"{cells.choice(other, kind, named)}: {where}, but it failed in {failed} of {all_of_it}."
+            )
     after = found[1:2]  # the next cell, the next other mode, and the usual baseline
     after += [r for r in found[2:] if r[1][0] != key[0]][:1] if after and after[0][1][0] == key[0] else []
-    after += [r for r in found[1:] if r[1][0] == cells.baseline() and r not in after]
+    after += [r for r in found[1:] if r[1][0] == cells.baseline() and r not in after][:1]
     for _, other, theirs in after:
-        support.append(_against(stats.paired(metrics.speedup, theirs, values), cell_name(other, kind)))
-    if after and best.n < SIGNIFICANT_FROM:
+        ratio = stats.paired(metrics.speedup, theirs, values)
+        support.append(_against(ratio, cells.choice(other, kind, named)))
+    if not after:
+        support.append("Nothing else was measured on the same work, so there is nothing to compare it with.")
+    elif best.n < SIGNIFICANT_FROM:
         support.append(f"Under {SIGNIFICANT_FROM} repeats no difference is called significant.")
     answer = f"{name}: {number(best.value)} s"
     if any(line.endswith(_SAME) for line in support):
-        answer = f"{name} leads, not told apart: {number(best.value)} s"
+        answer = f"{name}, so far: {number(best.value)} s"
     return Answer(phase, question, answer, tuple(support))
 
 
-Ranked = list[tuple[stats.Estimate, tuple[str, int], dict[int, float]]]
+Key = tuple[str, int, str, str, str, str]
+"""Values of cells.CHOICE."""
+
+Ranked = list[tuple[stats.Estimate, Key, dict[int, float]]]
 
 
 def ranked(trials: pd.DataFrame, column: str) -> Ranked:
-    """(geometric mean, (mode, GPUs), value by repeat) of each cell that has any, the least first."""
+    """(geometric mean, key, value by repeat) of each choice that has any, the least first."""
     found = []
-    for key, group in trials.groupby(["mode", "gpus"], observed=True, sort=False):
+    for key, group in trials.groupby(cells.CHOICE, observed=True, sort=False):
         values = {t["repeat"]: t[column] for t in group.to_dict("records") if _measured(t, column)}
         if values:
             found.append((stats.geometric_mean(values.values()), key, values))
@@ -88,7 +111,8 @@ def devices_needed(trials: pd.DataFrame, attempts: pd.DataFrame, kind: str) -> A
     expanded = trials[trials["mode"].map(cells.searches)]
     worked = expanded[expanded["status"] == Status.OK]
     same_work = trials["workload"] == cells.common_workload(trials)
-    single = (trials["mode"].map(cells.copies) == "one") & same_work
+    # On one device a mode with one copy has no room for replicas of it.
+    single = (trials["mode"].map(cells.copies) == "one") & (trials["gpus"] == 1) & same_work
     shared = trials[single & (trials["status"] == Status.OK)]
     one = (f"One shared copy worked on {cells.devices(1, kind)}.",) if len(shared) else ()
     if len(worked):
@@ -103,11 +127,24 @@ def devices_needed(trials: pd.DataFrame, attempts: pd.DataFrame, kind: str) -> A
         return Answer("devices", question, answer, (certain, *tried, *one, *note))
     each = trials["mode"].map(cells.copies) == "each"
     fixed = trials[each & ~trials["mode"].map(cells.searches) & same_work]
-    fits = sorted({int(g) for g in fixed[fixed["status"] == Status.OK]["gpus"]})
-    if fits:
-        said = f"{_titles(fixed)} worked there; fewer were not searched."
-        return Answer("devices", question, f"At most {cells.devices(fits[0], kind)}", (said, *one, *note))
-    return Answer("devices", question, "Not found: no trial with a copy per agent worked.", (*one, *note))
+    ok = (fixed["status"] == Status.OK).groupby(fixed["gpus"]).agg(["sum", "size"])
+    support = [
+        f"{_titles(cells.only(fixed, {'gpus': g}))} worked on {cells.devices(int(g), kind)} in {k} of "
+        f"{count(n, 'trial')}."
+        for g, k, n in ok.itertuples()
+    ]
+    always = [int(g) for g, k, n in ok.itertuples() if k == n]
+    if always:
+        answer = cells.devices(always[0], kind)
+        if always[0] > 1 and always[0] == ok.index.min():
+            answer, support = f"At most {answer}", [*support, "Fewer were not tried."]
+        return Answer("devices", question, answer, (*support, *one, *note))
+    answer = (
+        "Not found: no number of them worked in every trial"
+        if len(fixed)
+        else ("Not measured: no mode with a copy per agent was run here")
+    )
+    return Answer("devices", question, answer, (*support, *one, *note))
 
 
 def what_failed(trials: pd.DataFrame, attempts: pd.DataFrame, skipped: int) -> Answer:
@@ -146,9 +183,12 @@ def _faster(ours: Mapping[int, float], theirs: Mapping[int, float]) -> bool:
     return ratio.value is not None and ratio.value > 1
 
 
-def cell_name(key: tuple, kind: str) -> str:
-    on = "with" if cells.searches(key[0]) else "on"
-    return f"{cells.mode_title(key[0])} {on} {cells.had(key[0], int(key[1]), kind)}"
+def of_choice(trials: pd.DataFrame, key: Key) -> pd.DataFrame:
+    return cells.only(trials, dict(zip(cells.CHOICE, key, strict=True)))
+
+
+def _failed(trials: pd.DataFrame, key: Key) -> int:
+    return int((of_choice(trials, key)["status"] != Status.OK).sum())
 
 
 def _against(ratio: stats.Estimate, name: str) -> str:

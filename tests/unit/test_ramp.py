@@ -379,6 +379,51 @@ def test_gpus_that_do_not_pay_are_left_out_whatever_other_cells_were_run(tmp_pat
     assert re.search(r": 2\d\.\d % of the ideal speed-up over 1 slot, less than 50.0 %.$", why)
 
 
+def chosen(root, *choices):
+    """The first screen's second answer, of (cell, seconds a token), three repeats each."""
+    lines = [
+        made_trials.make_trial(
+            root, cell, repeat, warm_rounds=1, costs=Made(token_s=token_s, budget_mib=2000)
+        )
+        for repeat in (1, 2, 3)
+        for cell, token_s in choices
+    ]
+    _, use = answers(tables.build(tables.read_manifest(made_trials.write_manifest(root, lines))))
+    return use
+
+
+def test_what_to_use_is_looked_for_over_engines_and_variants_and_says_which(tmp_path):
+    eager, other = Cell("shared", 1, 2, **ONE), Cell("shared", 1, 2, "transformers-serve", "process")
+    threads = Cell("shared", 1, 2, "transformers-serve", "process", "quick", {"clients": "threads"})
+    use = chosen(tmp_path, (eager, 0.03), (other, 0.02), (threads, 0.01))
+    assert use.answer.startswith("Shared on 1 slot, transformers-serve, process start, variant quick: ")
+    assert "Nothing else was measured" not in " ".join(use.support)
+
+
+def test_another_machine_or_task_is_no_choice(tmp_path):
+    small = Cell("shared", 1, 2, **ONE, variant="small", options={"memory_mib": 100})
+    short = Cell("shared", 1, 2, **ONE, variant="short", options={"output_tokens": 2})
+    use = chosen(tmp_path, (Cell("shared", 1, 2, **ONE), 0.03), (small, 0.01), (short, 0.001))
+    assert use.answer.startswith("Shared on 1 slot: ")
+    assert "Nothing else was measured on the same work" in " ".join(use.support)
+    assert "costs the fewest" not in " ".join(use.support)
+
+
+def test_starts_that_warm_rounds_do_not_see_leave_the_choice_to_the_cold_round(tmp_path):
+    cells = [Cell("shared", 1, 2, "eager", start) for start in ("process", "zygote")]
+    use = chosen(tmp_path, (cells[0], 0.0100), (cells[1], 0.0101))
+    assert use.answer.startswith("Shared on 1 slot, zygote start: ")
+
+
+def test_what_to_use_says_what_it_held_and_what_holds_much_less(tmp_path):
+    use = chosen(tmp_path, (Cell("parallel", 1, 4, **ONE), 0.01), (Cell("shared", 1, 4, **ONE), 0.02))
+    assert use.answer.startswith("Parallel on 1 slot: ")
+    assert re.search(
+        r"It held 800 MiB of its fullest slot\. For a smaller one: Shared on 1 slot held 2\d\d MiB and took ",
+        " ".join(use.support),
+    )
+
+
 def test_a_deadline_that_nothing_keeps_leaves_nothing_to_use(crew):
     trials = crew["trials"].query("agents == 4")
     said = opening.recommendation(trials, crew["constraints"], Limits(deadline_s=0.1), "slot")

@@ -101,7 +101,7 @@ def test_the_first_screen_answers_what_is_fastest_what_is_needed_and_what_failed
 
 
 def test_fastest_is_said_with_its_interval_n_and_what_it_is_compared_with(page):
-    assert re.search(r"[\d.]+ × \[[\d.]+, [\d.]+\] as fast as Sequential on 1 slot\.", page.text)
+    assert re.search(r"[\d.]+ × \[[\d.]+, [\d.]+\] as fast as Sequential on 1 slot[.:,]", page.text)
     assert "Under 5 repeats no difference is called significant." in page.text
 
 
@@ -381,7 +381,8 @@ def test_a_study_in_which_nothing_worked_has_a_page(tmp_path):
     lines = [made_trials.make_trial(tmp_path / "trials", Cell("parallel", 1, **ONE), 1)]
     text = Page(page_of(lines, tmp_path)[0]).text
     assert "Not measured: no trial worked." in text
-    assert "Not found: no trial with a copy per agent worked." in text
+    assert "Not found: no number of them worked in every trial" in text
+    assert "Parallel worked on 1 slot in 0 of 1 trial." in text
     assert "1 of 1 trial" in text
 
 
@@ -393,11 +394,16 @@ def test_a_mode_of_another_version_is_shown_by_its_name(tmp_path):
     assert "telepathic" in Page(report.build(manifest, built, tmp_path / "figures")).text
 
 
+EAGER = dict(
+    engine="eager", start="zygote", compile_cache="none", variant="base", workload="explain", status="ok"
+)
+
+
 def fastest(cold: dict[tuple[str, int], dict[int, float]]) -> verdict.Answer:
     import pandas as pd
 
     rows = [
-        {"mode": mode, "gpus": gpus, "workload": "explain", "status": "ok", "repeat": repeat, "cold_s": value}
+        {**EAGER, "mode": mode, "gpus": gpus, "repeat": repeat, "cold_s": value}
         for (mode, gpus), values in cold.items()
         for repeat, value in values.items()
     ]
@@ -406,7 +412,40 @@ def fastest(cold: dict[tuple[str, int], dict[int, float]]) -> verdict.Answer:
 
 def test_modes_that_overlap_are_not_told_apart():
     answer = fastest({("parallel", 2): {1: 1.0, 2: 2.0, 3: 1.5}, ("shared", 1): {1: 2.0, 2: 1.0, 3: 1.6}})
-    assert "not told apart" in answer.support[1]
+    assert answer.support[1].endswith(": these trials cannot tell them apart.")
+    assert ", so far: " in answer.answer
+
+
+def test_what_fails_at_times_is_not_fastest_and_is_named():
+    import pandas as pd
+
+    rows = [
+        {**EAGER, "mode": mode, "gpus": 1, "repeat": repeat, "cold_s": seconds if ok else None}
+        | {"status": "ok" if ok else "oom"}
+        for mode, seconds, worked in (("parallel", 5.0, (True, False, False)), ("shared", 8.0, (True,) * 3))
+        for repeat, ok in enumerate(worked, 1)
+    ]
+    answer = verdict.fastest(pd.DataFrame(rows), "cold", "gpu")
+    assert answer.answer == "Shared on 1 GPU: 8.00 s"
+    assert "Parallel on 1 GPU: 5.00 s where it worked, but it failed in 2 of 3 trials." in answer.support
+    alone = verdict.fastest(pd.DataFrame(rows[:3]), "cold", "gpu")
+    assert alone.answer == "Parallel on 1 GPU: 5.00 s"
+    assert "It failed in 2 of 3 trials; none worked in all of its own." in alone.support
+
+
+def test_a_number_of_devices_is_enough_only_where_every_trial_worked():
+    import pandas as pd
+
+    rows = [
+        {**EAGER, "mode": "parallel", "gpus": gpus, "status": status, "simulated_budget": False}
+        for gpus, status in ((2, "ok"), (2, "oom"), (2, "oom"), (4, "ok"), (4, "ok"))
+    ] + [{**EAGER, "mode": "served", "gpus": 4, "simulated_budget": False}]
+    answer = verdict.devices_needed(pd.DataFrame(rows), pd.DataFrame(), "gpu")
+    assert answer.answer == "4 GPUs"
+    assert answer.support == (
+        "Parallel worked on 2 GPUs in 1 of 3 trials.",
+        "Parallel worked on 4 GPUs in 2 of 2 trials.",
+    )
 
 
 def test_the_fastest_is_the_one_that_wins_where_both_ran():

@@ -74,7 +74,7 @@ def _constraint(row: Mapping[str, Any], kind: str) -> dict[str, Any]:
     shown = f"{number(value if unit == ' s' else 100 * value)}{unit}" if value == value else "broke"
     if value != value and not broke:
         shown = "not reached"
-    room = f"{number(abs(margin))} % {'beyond' if margin < 0 else 'of room'}" if margin == margin else ""
+    room = f"{number(abs(margin))} % {'beyond' if margin < 0 else 'to spare'}" if margin == margin else ""
     sure = "" if row["settled"] else "not settled"
     where = ramp.place((int(row["at_agents"]), int(row["at_gpus"])), kind)
     return {
