@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
@@ -259,14 +260,31 @@ def test_an_out_of_memory_of_the_server_is_one(client):
     assert raised.value.completion.text == "one"
 
 
-def test_an_out_of_memory_in_the_log_explains_an_error(client):
-    engine = client()
-    engine.log.write_text(
-        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB.\nthen more"
-    )
+NO_MEMORY = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB.\nthen more\n"
+
+
+def test_an_out_of_memory_in_the_log_explains_an_error(client, tmp_path):
+    class Met(CountedByDevice):
+        """Of a server that runs out of memory while it has the call."""
+
+        @contextmanager
+        def sequence(self):
+            with super().sequence() as hold:
+                with (tmp_path / "server.log").open("a") as log:
+                    log.write(NO_MEMORY)
+                yield hold
+
     with pytest.raises(OutOfMemory, match="Tried to allocate 20.00 MiB") as raised:
-        ask(engine, "answers-500")
+        ask(client(account=Met()), "answers-500")
     assert (raised.value.phase, raised.value.requested_mib) == ("prefill", 20.0)
+
+
+def test_an_out_of_memory_of_an_earlier_call_explains_no_later_error(client):
+    engine = client()
+    with engine.log.open("a") as log:
+        log.write(NO_MEMORY)
+    with pytest.raises(ServerError, match=r"answered 500[^$]*Tried to allocate 20.00 MiB"):
+        ask(engine, "answers-500")
 
 
 def test_a_call_is_charged_before_it_is_sent_and_given_back(client, tmp_path):

@@ -63,6 +63,24 @@ def tail(log: Path, characters: int) -> str:
         return "(no log)"
 
 
+def size(log: Path) -> int:
+    """How many bytes a server's log has: what comes after them is said later. 0 if there is none."""
+    try:
+        return log.stat().st_size
+    except OSError:
+        return 0
+
+
+def said_since(log: Path, size: int) -> str:
+    """What a server's log says after its first `size` bytes."""
+    try:
+        with log.open("rb") as file:
+            file.seek(size)
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
 @dataclass(slots=True)
 class Server:
     """`devices` are torch device strings; `length` "fixed" makes exactly `tokens` ids, greedily;
@@ -164,15 +182,17 @@ class Server:
 
     def observe(self, call: Call, deadline_s: float) -> Observed:
         path, body = self.shown(call)
+        before = size(self.log)
         try:
             reply = self.http.post(path, json=body, timeout=max(0.001, deadline_s - time.monotonic()))
             return observed(reply.status_code, reply.text)
         except (httpx.HTTPError, ServerError) as error:
-            raise self._typed(error, deadline_s, "decode") from error
+            raise self._typed(error, deadline_s, "decode", before) from error
 
     def _ask(
         self, path: str, body: dict[str, Any], deadline_s: float, messages: list[dict[str, str]]
     ) -> Completion:
+        before = size(self.log)
         answer = Answer(called_s=time.monotonic(), messages=messages)
         try:
             with self.account.sequence() as hold:
@@ -180,7 +200,7 @@ class Server:
                 hold(self._count(str(m["content"]) for m in messages) + self.tokens)
                 self._stream(path, body, deadline_s, answer)
         except (httpx.HTTPError, ServerError, StepTimeout) as error:
-            typed = self._typed(error, deadline_s, "decode" if answer.token_s else "prefill")
+            typed = self._typed(error, deadline_s, "decode" if answer.token_s else "prefill", before)
             if answer.sent_s:
                 typed.completion = answer.completion()
             raise typed from error
@@ -201,15 +221,16 @@ class Server:
                         raise StepTimeout(f"the step's deadline passed after {len(answer.token_s)} pieces")
         answer.check()
 
-    def _typed(self, error: Exception, deadline_s: float, phase: str) -> Exception:
-        """What a call ended with, in words that hold the end of the server's log."""
+    def _typed(self, error: Exception, deadline_s: float, phase: str, before: int) -> Exception:
+        """What a call ended with, in words that hold the end of the server's log. Memory was too little only
+        where the answer says so, or what came to the log after `before`, its size when the call began."""
         ends = f"the server's log ends: {tail(self.log, 1000)}"
         if isinstance(error, httpx.HTTPError) and time.monotonic() >= deadline_s - 0.05:
             error = StepTimeout("the step's deadline passed while the server was silent")
         if isinstance(error, StepTimeout):
             return StepTimeout(f"{error}; {ends}")
         said = str(error) or type(error).__name__
-        if (oom := self.out_of_memory(f"{ends}\n{said}", phase)) is not None:
+        if (oom := self.out_of_memory(f"{said_since(self.log, before)}\n{said}", phase)) is not None:
             return oom
         return ServerError(f"{said}; {ends}")
 

@@ -35,6 +35,7 @@ RESTARTS = 3
 """How often an actor is started again: one that its work kills would never stop dying."""
 
 START_S, ANSWER_S = 120.0, 10.0
+GONE = "Ray is gone"
 
 
 class Handle:
@@ -169,6 +170,8 @@ class ActorRunner:
 
     def ask(self, number: int, what: str, argument: Any) -> tuple[Any, ...]:
         """Ask a part on another host something, and wait for what it says."""
+        if self._lost:
+            return "wrong", "RunnerError", GONE
         self.tell("ask", (number, what, argument), [])
         try:
             answer = self._conn.recv()
@@ -176,12 +179,13 @@ class ActorRunner:
             answer = ("lost",)
         if answer == ("lost",):
             self._lost = True
-            return "wrong", "RunnerError", "Ray is gone"
+            return "wrong", "RunnerError", GONE
         return answer
 
     def gone(self, host: int) -> str | None:
         """How an actor of this host (0: the trial's own) ended if it cannot live again: Ray or its host is
-        gone. Ray's process is asked: an actor's death may be seen before that of either is."""
+        gone. Ray's process is asked: an actor's death may be seen before that of either is. One that does not
+        answer in time is never listened to again: what it says late would be taken for another answer."""
         if not self._lost:
             self.tell("here?", (0, ""), [])
             try:
