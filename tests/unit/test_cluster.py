@@ -50,6 +50,15 @@ def test_no_gpu_given_is_another_thing_than_none_asked_for(visible):
     assert allocation.current(bare).devices is None
 
 
+@pytest.mark.parametrize("uuid", ["GPU-1d4a", "MIG-77f0", "MIG-GPU-1d4a/1/0"])
+def test_gpus_are_known_by_uuid_where_slurm_gives_no_numbers(uuid):
+    bare = {name: value for name, value in JOB.items() if "GPUS" not in name}
+    found = allocation.current({**bare, "CUDA_VISIBLE_DEVICES": f"{uuid},{uuid}x"})
+    assert found.devices == (uuid, f"{uuid}x")
+    with pytest.raises(DeviceError, match=f"names its GPUs by UUID .*{uuid}"):
+        allocated(found, "slot", 2, 56)
+
+
 def test_slots_have_the_numbers_of_the_gpus_whose_place_they_take():
     assert [d.uuid for d in allocated(given("1", "3"), "slot", 2, 56)] == ["slot-1", "slot-3"]
     assert [d.index for d in allocated(given("1", "3"), "slot", 2, 56)] == [1, 3]

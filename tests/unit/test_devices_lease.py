@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from crewbench.devices.ballast import Ballast
 from crewbench.devices.inventory import Device, TooFewDevices
 from crewbench.devices.lease import LeaseTimeout, directory, lease
 
@@ -113,6 +114,24 @@ def test_the_lease_lives_until_the_last_process_that_was_given_it():
     child.kill()
     child.communicate()
     lease(DEVICES, 4, exclusive_host=False, deadline_s=60).release()
+
+
+def test_a_device_stays_leased_until_the_ballast_of_a_killed_trial_is_gone_too(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "gate")
+    # A ballast that has not ended yet, whatever there is of GPUs here: it waits while Python starts.
+    (tmp_path / "sitecustomize.py").write_text(f"open({str(tmp_path / 'gate')!r}).read()\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    card = Device("GPU-1", 0, "gpu", "a card", 100)
+    held = lease([card], 1, exclusive_host=False)
+    ballast = Ballast(card, 50, held.fds)
+    ballast.start()
+    try:
+        held.release()
+        with pytest.raises(LeaseTimeout):
+            lease([card], 1, exclusive_host=False, deadline_s=0)
+    finally:
+        ballast.stop()
+    lease([card], 1, exclusive_host=False, deadline_s=60).release()
 
 
 def test_a_child_that_was_not_given_the_lease_does_not_keep_it():

@@ -23,8 +23,8 @@ SCONTROL_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """One Slurm job. `devices` are the node's own numbers of the GPUs that it holds, None where it asked for
-    none; `visible` is CUDA_VISIBLE_DEVICES, for messages."""
+    """One Slurm job. `devices` are the node's own numbers of the GPUs that it holds, or UUIDs where Slurm
+    tells no numbers; None where it asked for none. `visible` is CUDA_VISIBLE_DEVICES, for messages."""
 
     job_id: str
     node: str
@@ -39,8 +39,13 @@ def current(environment: Mapping[str, str] = os.environ) -> Allocation | None:
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     # Where a cgroup hides the other GPUs, CUDA counts from 0 in each job; these are the node's numbers.
     numbers = environment.get("SLURM_STEP_GPUS") or environment.get("SLURM_JOB_GPUS") or visible
-    devices = None if visible is None else tuple(n for n in (numbers or "").split(",") if n.isdigit())
+    devices = None if visible is None else tuple(n for n in (numbers or "").split(",") if names_a_gpu(n))
     return Allocation(environment["SLURM_JOB_ID"], host(environment), devices, visible)
+
+
+def names_a_gpu(entry: str) -> bool:
+    """Whether an entry of such a list is a GPU's number or UUID, or that of a part of one (MIG)."""
+    return entry.isdigit() or entry.startswith(("GPU-", "MIG-"))
 
 
 def host(environment: Mapping[str, str] = os.environ) -> str:

@@ -21,9 +21,10 @@ START_S = 60.0
 
 class Ballast:
     """The trial's side of one GPU's ballast. After `start`, `mib` is what it takes of the card, its CUDA
-    context included, and `free_mib` what it left."""
+    context included, and `free_mib` what it left. It holds `lease_fds` (Lease.fds) as long as it lives: a
+    trial that is killed is gone before its ballast, and the card is nobody else's until that is, too."""
 
-    def __init__(self, device: Device, budget_mib: float) -> None:
+    def __init__(self, device: Device, budget_mib: float, lease_fds: Sequence[int] = ()) -> None:
         if device.kind != "gpu":
             raise DeviceError(f"{device.uuid} is a CPU slot: its budget is simulated, it needs no ballast")
         self.device = device
@@ -32,6 +33,7 @@ class Ballast:
             "crewbench.devices.ballast",
             {"uuid": device.uuid, "budget_mib": budget_mib},
             {"CUDA_VISIBLE_DEVICES": device.uuid, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
+            lease_fds,
         )
 
     @property
@@ -66,9 +68,11 @@ class Ballast:
 
 
 @contextmanager
-def ballasts(devices: Sequence[Device], budget_mib: float) -> Iterator[dict[str, Ballast]]:
+def ballasts(
+    devices: Sequence[Device], budget_mib: float, lease_fds: Sequence[int] = ()
+) -> Iterator[dict[str, Ballast]]:
     """Hold ballast on all devices, by UUID, until the end of the block."""
-    held = {device.uuid: Ballast(device, budget_mib) for device in devices}
+    held = {device.uuid: Ballast(device, budget_mib, lease_fds) for device in devices}
     with ExitStack() as started:
         for ballast in held.values():
             ballast.start()

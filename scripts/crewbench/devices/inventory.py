@@ -142,6 +142,11 @@ def allocated(given: Allocation, kind: str, count: int, memory_mib: float | None
             "profile not change the trial's resource `gpu`, and not ask for GPUs in slurm_extra"
         )
     if kind == "slot":
+        if not all(name.isdigit() for name in given.devices):
+            raise DeviceError(
+                f"Slurm job {given.job_id} names its GPUs by UUID (CUDA_VISIBLE_DEVICES={given.visible!r}), "
+                "and a CPU slot takes the place of a number: let the profile ask for no GPU, or use kind gpu"
+            )
         numbered = slots(max(map(int, given.devices)) + 1, memory_mib)
         return tuple(numbered[int(i)] for i in given.devices)
     return list_devices(kind, count, memory_mib)

@@ -114,7 +114,7 @@ def run_trial(
         )
         ballast: dict[str, Ballast] = {}
         if spec.memory_mib is not None and not simulated:
-            ballast = held.enter_context(ballasts(leased.devices, spec.memory_mib))
+            ballast = held.enter_context(ballasts(leased.devices, spec.memory_mib, leased.fds))
         free_mib = {} if simulated else nvml.free_mib([d.uuid for d in leased.devices])
 
         def memory_free() -> None:
