@@ -142,7 +142,7 @@ def test_modes_are_compared_pair_by_pair(page):
 
 def test_an_agent_that_timed_out_is_seen(page):
     assert "1 trial timed out: Shared ×1." in page.text
-    assert "data engineer timed out in round 1" in page.text
+    assert "data engineer: timed out in round 1" in page.text
     assert "1 of 2" in page.text
 
 
@@ -155,7 +155,7 @@ def test_what_failed_on_another_host_of_a_trial_is_seen(tmp_path):
         host_of=lambda row: "far" if getattr(row, "worker", "") == "worker1" else None,
     )
     html, _ = page_of([lost, made_trials.given_up(tmp_path, hosts=("far", "box"))], tmp_path)
-    assert "system architect failed in round 0" in html
+    assert "system architect: failed in round 0" in html
     (refused,) = re.findall(r"<tr>[^\n]*generate, warm round, agent1.*?</tr>", html, re.S)
     assert re.sub(r"(<[^>]+>|\s)+", "|", refused).endswith("|100|20.0|worker0:|500|MiB|–|400|")
 

@@ -86,4 +86,7 @@ _SHORT = {name: words.removeprefix("others on the ") for name, words in RELATION
 def _why_none(beside: pd.DataFrame) -> str:
     if beside.empty:
         return "no trial with several agents worked"
-    return drawing.plain(beside["note"].iloc[0].removeprefix("not measured: "), 150)
+    notes = list(dict.fromkeys(note.removeprefix("not measured: ") for note in beside["note"]))
+    if len(notes) > 1:  # each names its own engine, start and variant
+        notes = list(dict.fromkeys(note.split(" (")[0] for note in notes))
+    return drawing.plain("; ".join(notes), 150)

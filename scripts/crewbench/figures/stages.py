@@ -15,7 +15,7 @@ import seaborn as sns
 
 from crewbench import cells, drawing, palette
 from crewbench.drawing import Canvas, Key, Sheet
-from crewbench.figures.marks import BAD, INK, PAPER, left_in, work_headings
+from crewbench.figures.marks import BAD, INK, PAPER, left_in, mean, work_headings
 from crewbench.figures.study import ROWS_MAX, Drawn, Study, finish, missing, n_each
 from crewbench.records import STAGES, Status
 from crewbench.start import STARTS
@@ -31,18 +31,19 @@ OF_LABEL = ("variant", "compile_cache")
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One cell's rounds of one start state: mean seconds by stage, each trial's makespan with its repeat, and
-    the worst trial's share of it that no stage explains (or that the stages claim beyond it), in %."""
+    """One cell's rounds of one start state: seconds by stage, which add up to the makespan that the tables
+    give, each trial's makespan with its repeat, and the worst round's share of its makespan that no stage
+    explains (or that the stages claim beyond it), in %."""
 
     cell: dict[str, Any]
-    means: dict[str, float]
+    seconds: dict[str, float]
     makespans_s: list[float]
     repeats: list[int]
     unexplained_pct: float
 
     @property
-    def mean_s(self) -> float:
-        return sum(self.means.values())
+    def makespan_s(self) -> float:
+        return sum(self.seconds.values())
 
 
 def names(trials: pd.DataFrame) -> list[str]:
@@ -62,7 +63,7 @@ def stages(study: Study, canvas: Canvas, start: str) -> Drawn:
     varying = cells.varying(pd.DataFrame(shown), VARYING)
     labels, headings = _names(study, shown, varying)
     lines = drawing.Rows(labels, canvas, headings, [cell["mode"] for cell in shown])
-    present = [s for s in ("failed", *STAGES) if any(bar.means[s] > 0 for bar in bars)]
+    present = [s for s in ("failed", *STAGES) if any(bar.seconds[s] > 0 for bar in bars)]
     marked = any(bar.unexplained_pct > limit for bar in bars)
     legend = [
         Key("failed attempts" if s == "failed" else s, canvas.stages[s], hatch=palette.hatch(s))
@@ -82,8 +83,8 @@ def stages(study: Study, canvas: Canvas, start: str) -> Drawn:
     for i, bar in enumerate(bars):
         over = bar.unexplained_pct > limit
         _stack(ax, lines.at(i), bar, present, canvas)
-        reach = max(bar.mean_s, *bar.makespans_s) + 0.012 * furthest
-        beside = seconds(bar.mean_s) + (f", {number(bar.unexplained_pct)} % idle" if over else "")
+        reach = max(bar.makespan_s, *bar.makespans_s) + 0.012 * furthest
+        beside = seconds(bar.makespan_s) + (f", {number(bar.unexplained_pct)} % idle" if over else "")
         ax.annotate(
             beside,
             (reach, lines.at(i)),
@@ -104,8 +105,8 @@ def stages(study: Study, canvas: Canvas, start: str) -> Drawn:
     )
     ran = pd.DataFrame([t for bar in bars for t in _of(trials, bar.cell).to_dict("records")])
     caption = (
-        f"Seconds in each stage along the critical path of {_rounds(start)}, arithmetic means over the "
-        "trials that worked: they add up to the makespan, and what no stage explains is idle. "
+        f"Seconds in each stage along the critical path of {_rounds(start)}: its share over the trials that "
+        "worked, of their geometric mean makespan, which the tables give. What no stage explains is idle. "
         f"{marks} {_where(study, bars[0].cell, varying, start)}; {n_each(ran)}, every trial a point. "
         f"{study.agreements(shown) if 'engine' in varying else ''}"
     )
@@ -117,7 +118,7 @@ def _title(start: str) -> str:
 
 
 def _rounds(start: str) -> str:
-    return "warm rounds" if start == RESIDENT else "round 0"
+    return "each trial's median warm round" if start == RESIDENT else "round 0"
 
 
 def _where(study: Study, cell: dict[str, Any], varying: list[str], start: str) -> str:
@@ -151,18 +152,25 @@ def _bar(cell: dict[str, Any], trials: pd.DataFrame, rounds: pd.DataFrame, phase
     ours = rounds[rounds["trial_id"].isin(trials["trial_id"])]
     if ours.empty:
         return None
-    parts = [f"{stage}_s" for stage in STAGES]
     # What a round's stages leave of its makespan is idle too; what they claim beyond it cannot be shown.
-    left = ours["makespan_s"] - ours[parts].sum(axis=1)
-    means = {stage: float(ours[f"{stage}_s"].mean()) for stage in STAGES}
-    means["idle"] += float(left.clip(lower=0).mean())
-    before = trials["failed_attempts_s"].fillna(0) if phase == "cold" else pd.Series([0.0])
-    means["failed"] = float(before.mean())
+    left = ours["makespan_s"] - ours[[f"{stage}_s" for stage in STAGES]].sum(axis=1)
     unexplained = 100 * (ours["idle_s"] + left.abs()) / ours["makespan_s"]
-    made = trials.set_index("repeat")["cold_s"].dropna()
-    if phase == "warm":
-        made = ours.groupby("repeat")["makespan_s"].mean()
-    return Bar(cell, means, [float(s) for s in made], [int(r) for r in made.index], float(unexplained.max()))
+    ours = ours.assign(idle_s=ours["idle_s"] + left.clip(lower=0))
+    middle = pd.concat([_middle(of_trial) for _, of_trial in ours.groupby("trial_id")])
+    by_trial = middle.groupby("trial_id")[[f"{stage}_s" for stage in STAGES]].mean()
+    sums = {stage: float(by_trial[f"{stage}_s"].mean()) for stage in STAGES}
+    before = trials["failed_attempts_s"].fillna(0) if phase == "cold" else pd.Series([0.0])
+    sums["failed"] = float(before.mean())
+    made = trials.set_index("repeat")[f"{phase}_s"].dropna()
+    scale = mean(made).value / sum(sums.values())
+    parts = {stage: scale * total for stage, total in sums.items()}
+    return Bar(cell, parts, [float(s) for s in made], [int(r) for r in made.index], float(unexplained.max()))
+
+
+def _middle(rounds: pd.DataFrame) -> pd.DataFrame:
+    """A trial's round whose makespan is the median, the two of an even number: what `warm_s` is made of."""
+    ranked = rounds.sort_values("makespan_s", kind="stable")
+    return ranked.iloc[(len(rounds) - 1) // 2 : len(rounds) // 2 + 1]
 
 
 def _stack(ax: Any, y: float, bar: Bar, present: list[str], canvas: Canvas) -> None:
@@ -170,7 +178,7 @@ def _stack(ax: Any, y: float, bar: Bar, present: list[str], canvas: Canvas) -> N
     for stage in present:
         (part,) = ax.barh(
             y,
-            bar.means[stage],
+            bar.seconds[stage],
             left=left,
             height=0.5,
             color=canvas.stages[stage],
@@ -178,8 +186,8 @@ def _stack(ax: Any, y: float, bar: Bar, present: list[str], canvas: Canvas) -> N
             edgecolor=PAPER,
             linewidth=0.7,
         )
-        drawing.says(part, [f"{stage} {seconds(bar.means[stage])}"])
-        left += bar.means[stage]
+        drawing.says(part, [f"{stage} {seconds(bar.seconds[stage])}"])
+        left += bar.seconds[stage]
     sns.scatterplot(
         x=bar.makespans_s,
         y=np.full(len(bar.makespans_s), y),
@@ -210,10 +218,10 @@ def _names(study: Study, shown: list[dict[str, Any]], varying: list[str]) -> tup
 
 
 def _in_words(study: Study, bar: Bar, varying: list[str], over: bool) -> str:
-    largest = sorted(bar.means, key=bar.means.__getitem__, reverse=True)[:3]
-    parts = ", ".join(f"{s} {seconds(bar.means[s])}" for s in largest if bar.means[s] > 0)
+    largest = sorted(bar.seconds, key=bar.seconds.__getitem__, reverse=True)[:3]
+    parts = ", ".join(f"{s} {seconds(bar.seconds[s])}" for s in largest if bar.seconds[s] > 0)
     more = f", {number(bar.unexplained_pct)} % unexplained at worst" if over else ""
-    return f"{study.label(bar.cell, varying)}: {seconds(bar.mean_s)}, most of it {parts}{more}"
+    return f"{study.label(bar.cell, varying)}: {seconds(bar.makespan_s)}, most of it {parts}{more}"
 
 
 def _of(trials: pd.DataFrame, cell: dict[str, Any]) -> pd.DataFrame:

@@ -140,6 +140,7 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
         "agreements": {name: costs.agreements(tables, name) for name in (*COSTS, "serving")},
         "goal": thresholds.get("framework_ratio", costs.GOAL),
         "interference": list(islice(costs.interference(tables, kind), ROWS_MAX)),
+        "comparable": costs.comparable(tables),
         "breakeven": list(islice(costs.breakeven(tables, kind), ROWS_MAX)),
         "serving": list(islice(costs.serving(tables, kind), ROWS_MAX)),
         "certificates": fits.certificates(tables, kind)[:ROWS_MAX],
@@ -189,7 +190,7 @@ def _lead(manifest: Manifest, trials: pd.DataFrame, kind: str) -> str:
     model = manifest.model.get("name") or manifest.model.get("shape") or "a model"
     hosts = trials["host"].nunique()
     crews = sorted(set(trials["agents"]))
-    agents = f"{crews[0]} agents" if len(crews) == 1 else f"{crews[0]} to {crews[-1]} agents"
+    agents = count(crews[0], "agent") if len(crews) == 1 else f"{crews[0]} to {count(crews[-1], 'agent')}"
     used = cells.devices(int(trials["gpus"].max()), kind).replace("slot", "CPU slot")
     when = min((w for w in trials["started_wall"] if w), default="")[:10]
     return (
@@ -206,7 +207,7 @@ def _varying(summary: pd.DataFrame) -> list[str]:
 def _setting_words(setting: Mapping[str, Any], agreement: Agreement) -> str:
     compiled = cells.compile_cache(setting)
     return (
-        f"{setting['agents']} agents, {setting['engine']} engine ({agreement.words}), "
+        f"{count(int(setting['agents']), 'agent')}, {setting['engine']} engine ({agreement.words}), "
         f"{setting['start']} start, "
         + (f"{compiled}, " if compiled else "")
         + f"variant {setting['variant']}, host {inert.excerpt(str(setting['host']), 60)}"
@@ -305,11 +306,12 @@ def _records(rows: pd.DataFrame, *names: str) -> list[dict[str, Any]]:
 
 
 def _failed_trials(trials: pd.DataFrame, agents: pd.DataFrame) -> list[dict[str, Any]]:
-    """Trials that did not work, each with the agents that failed in it."""
+    """Trials that did not work, each with the agents whose steps did not work in its last attempt."""
     bad = trials[trials["status"] != Status.OK]
     shown = cells.in_order(bad).head(ROWS_MAX)
     steps = agents[agents["trial_id"].isin(shown["trial_id"])]
-    steps = steps[steps["status"].isin([Status.OOM, Status.TIMEOUT, Status.ERROR])]
+    steps = cells.last_attempts(steps)
+    steps = steps[steps["status"] != Status.OK]
     rows = []
     for trial in shown.to_dict("records"):
         ours = steps[steps["trial_id"] == trial["trial_id"]]
@@ -327,12 +329,17 @@ def _failed_trials(trials: pd.DataFrame, agents: pd.DataFrame) -> list[dict[str,
 
 
 def _who(steps: pd.DataFrame) -> str:
-    """Who failed and in which rounds, in words."""
-    said = []
-    for (agent, status), rows in steps.groupby(["agent", "status"], sort=False):
-        rounds = ", ".join(str(r) for r in sorted(set(rows["round"])))
-        said.append(f"{str(agent).replace('_', ' ')} {ended(status)} in round {rounds}")
-    return inert.excerpt("; ".join(said), 400)
+    """Whose steps ended how and in which rounds: "data engineer, devops engineer: out of memory in round 0,
+    skipped in rounds 1, 2". Who ended alike is named together."""
+    alike: dict[str, list[str]] = {}
+    for agent, rows in steps.sort_values("round", kind="stable").groupby("agent", sort=False):
+        told = []
+        for status, of_status in rows.groupby("status", sort=False):
+            rounds = sorted(set(of_status["round"]))
+            noun = "rounds" if len(rounds) > 1 else "round"
+            told.append(f"{ended(status)} in {noun} {', '.join(map(str, rounds))}")
+        alike.setdefault(", ".join(told), []).append(str(agent).replace("_", " "))
+    return inert.excerpt("; ".join(f"{', '.join(who)}: {how}" for how, who in alike.items()), 400)
 
 
 def _failed_attempts(attempts: pd.DataFrame, kind: str) -> list[dict[str, Any]]:

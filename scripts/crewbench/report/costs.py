@@ -59,7 +59,8 @@ def framework(tables: Mapping[str, pd.DataFrame], kind: str, thresholds: Mapping
 
 
 def interference(tables: Mapping[str, pd.DataFrame], kind: str) -> Rows:
-    """An agent beside others against one alone, by what they share; or why that was not measured."""
+    """An agent beside others against one alone, by what they share; or why that was not measured. `n`: trials
+    behind the time for a token, and of how many of them there is an agent alone where those are fewer."""
     beside = tables["interference"]
     beside = beside[beside["agents"] > 1]
     varying = cells.varying(tables["trials"], VARYING)
@@ -76,8 +77,14 @@ def interference(tables: Mapping[str, pd.DataFrame], kind: str) -> Rows:
                 "alone_ms": number(_thousand(metrics.median(group["alone_s_per_token"]))),
                 "slowdown": said(ratio, " ×") if len(known) else ("–", ""),
                 "alone": known["alone"].iloc[0] if len(known) else group["note"].iloc[0],
-                "n": len(known),
+                "n": len(group) if len(known) in (0, len(group)) else f"{len(known)} of {len(group)}",
             }
+
+
+def comparable(tables: Mapping[str, pd.DataFrame]) -> bool:
+    """Whether any trial of several agents has an agent alone to be compared with."""
+    beside = tables["interference"]
+    return bool(beside[beside["agents"] > 1]["slowdown"].notna().any())
 
 
 def breakeven(tables: Mapping[str, pd.DataFrame], kind: str) -> Rows:
