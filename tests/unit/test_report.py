@@ -85,6 +85,16 @@ def page(html) -> Page:
     return Page(html)
 
 
+def test_the_pages_title_tells_studies_in_a_browsers_tabs_apart(html, clients_html):
+    titles = [re.search(r"<title>(.*?)</title>", text)[1] for text in (html, clients_html)]
+    own = "Where should the models live?"
+    assert titles == [
+        f"zygote, process start; 6 modes; 8 slots; 8 agents; tiny: {own}",
+        f"eager, vllm; process, zygote start; 5 modes; 3 slots; 1 to 3 agents; tiny: {own}",
+    ]
+    assert all(f"<h1>{own}</h1>" in text for text in (html, clients_html))
+
+
 # It answers ----------------------------------------------------------------------------------------
 
 
@@ -144,6 +154,37 @@ def test_an_agent_that_timed_out_is_seen(page):
     assert "1 trial timed out: Shared ×1." in page.text
     assert "data engineer: timed out in round 1" in page.text
     assert "1 of 2" in page.text
+
+
+def test_who_failed_is_as_many_steps_as_are_counted(tmp_path):
+    """Of a search the last attempt alone, skipped and cancelled steps too; who ended alike stands together."""
+    costs = made_trials.Costs(budget_mib=300.0)
+    lines = [made_trials.make_trial(tmp_path, Cell("auto_expand", 2, 4, "eager", "zygote"), 1, costs=costs)]
+    html, built = page_of(lines, tmp_path)
+    assert len(built["attempts"]) == 2
+    cancelled = "product manager, system architect: cancelled in round 0"
+    said = f"{cancelled}; ai researcher, data engineer: out of memory in round 0"
+    (row,) = re.findall(r"<tr><th[^\n]*<code>auto_expand[^\n]*</tr>", html)
+    assert [text for text in re.split(r"<[^>]+>", row) if text][2:4] == ["4 of 4", said]
+
+
+def test_an_agent_that_was_skipped_later_is_told_with_how_it_ended():
+    import pandas as pd
+
+    steps = [
+        ("b_dev", "oom", 0), ("a", "error", 1), ("devops", "oom", 0),
+        ("b_dev", "skipped", 1), ("devops", "skipped", 1), ("a", "skipped", 2), ("a", "skipped", 3),
+    ]  # fmt: skip
+    assert report._who(pd.DataFrame(steps, columns=["agent", "status", "round"])) == (
+        "b dev, devops: out of memory in round 0, skipped in round 1; "
+        "a: failed in round 1, skipped in rounds 2, 3"
+    )
+
+
+def test_one_agent_is_not_one_agents(tmp_path):
+    lines = [made_trials.make_trial(tmp_path, Cell("sequential", 1, 1, "eager", "zygote"), 1)]
+    html, _ = page_of(lines, tmp_path)
+    assert "1 agent, 1 mode, " in html and "1 agents" not in html
 
 
 def test_what_failed_on_another_host_of_a_trial_is_seen(tmp_path):
@@ -221,10 +262,15 @@ def test_nothing_that_is_missing_reads_as_a_number(page):
 
 
 @pytest.fixture(scope="module")
-def clients(tmp_path_factory) -> Page:
+def clients_html(tmp_path_factory) -> str:
     """Replays, an agent alone, a server."""
     root = tmp_path_factory.mktemp("clients")
-    return Page(page_of(made_trials.client_study(root / "trials"), root)[0])
+    return page_of(made_trials.client_study(root / "trials"), root)[0]
+
+
+@pytest.fixture(scope="module")
+def clients(clients_html) -> Page:
+    return Page(clients_html)
 
 
 def row(page: Page, table: str, cell: str) -> str:
@@ -242,6 +288,21 @@ def test_agents_beside_others_stand_against_one_alone_or_say_why_not(clients):
     said = row(clients, "Worked beside", "Shared, 1 slot, 3 agents, eager, process start")
     assert re.search(r"others on the same worker.*2.4\d ×\[[\d.]+, [\d.]+\]Parallel, 1 slot, 1 agent", said)
     assert "no agent was measured alone (engine vllm" in clients.text
+
+
+def test_a_time_for_a_token_counts_the_trials_behind_it(clients_html, html):
+    """Those with an agent alone beside them and those without."""
+    (table,) = re.findall(r'aria-label="How much agents slow each other".*?</table>', clients_html, re.S)
+    rows = re.findall(r"<tr><th scope=\"row\".*?</tr>", table, re.S)
+    assert len(rows) == 7 and all(row.endswith("<td>3</td></tr>") for row in rows)
+    assert "–" in rows[-1]
+
+
+def test_where_no_agent_was_alone_the_columns_for_it_are_left_out_and_it_is_said_once(html):
+    section = html[html.index('<figure id="figure-interference"') : html.index('id="figure-breakeven"')]
+    headings = re.findall(r'<th scope="col">(.*?)</th>', section)
+    assert headings == ["Cell", "Worked beside", "Others at once", "ms a token", "Trials"]
+    assert section.count("no agent was measured alone") == 1
 
 
 def test_repayment_is_said_in_calls_and_rounds(clients):

@@ -108,6 +108,7 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
     common = cells.common_workload(cells.only(trials, setting))
     grid = fits.feasibility(tables, kind)
     return {
+        "of_study": _of_study(manifest, trials, kind),
         "title": inert.excerpt(look.get("title", "Where should the models live?"), 120),
         "style": pages.style(colours),
         "script": Markup(script),
@@ -198,6 +199,22 @@ def _lead(manifest: Manifest, trials: pd.DataFrame, kind: str) -> str:
         f"model {inert.excerpt(str(model), 60)}: "
         f"{count(len(trials), 'trial')} on {count(hosts, 'host')}" + (f", from {when}." if when else ".")
     )
+
+
+def _of_study(manifest: Manifest, trials: pd.DataFrame, kind: str) -> str:
+    """What the study is of, what varies most first: it tells the tabs of a browser apart."""
+    modes = [cells.mode_title(mode) for mode in dict.fromkeys(cells.in_order(trials)["mode"])]
+    engines, starts = (list(dict.fromkeys(trials[name])) for name in ("engine", "start"))
+    crews = sorted(set(trials["agents"]))
+    parts = [
+        ", ".join(engines) if len(engines) > 1 else "",
+        f"{', '.join(starts)} start" if len(starts) > 1 else "",
+        ", ".join(modes) if len(modes) < 3 else count(len(modes), "mode"),
+        cells.devices(int(trials["gpus"].max()), kind),
+        count(crews[-1], "agent") if len(crews) == 1 else f"{crews[0]} to {count(crews[-1], 'agent')}",
+        str(manifest.model.get("name") or manifest.model.get("shape") or ""),
+    ]
+    return inert.shortened("; ".join(filter(None, parts)), 160)
 
 
 def _varying(summary: pd.DataFrame) -> list[str]:
