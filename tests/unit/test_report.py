@@ -157,7 +157,7 @@ def test_an_agent_that_timed_out_is_seen(page):
 
 
 def test_who_failed_is_as_many_steps_as_are_counted(tmp_path):
-    """Of a search the last attempt alone, skipped and cancelled steps too; who ended alike stands together."""
+    """Of a search the last attempt alone, with steps that were cancelled; who ended alike stands together."""
     costs = made_trials.Costs(budget_mib=300.0)
     lines = [made_trials.make_trial(tmp_path, Cell("auto_expand", 2, 4, "eager", "zygote"), 1, costs=costs)]
     html, built = page_of(lines, tmp_path)
