@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crewbench import cells
+from crewbench.engines import ENGINES
+from crewbench.matrix import skip_reason
 from crewbench.metrics import failure_at_most_pct
 from crewbench.modes import MODES
 from crewbench.records import Status
@@ -121,9 +123,9 @@ def certificates(
 
 def fewer(group: Mapping[str, Any], gpus: int, options: Mapping[str, Any]) -> int | None:
     """The largest number of devices under `gpus` that the group's mode can be on; None where there is none,
-    or the mode is not of this version."""
-    mode = MODES.get(group["mode"])
-    for count in range(gpus - 1, 0, -1) if mode else ():
+    or mode or engine is not of this version."""
+    known = group["mode"] in MODES and group["engine"] in ENGINES
+    for count in range(gpus - 1, 0, -1) if known else ():
         cell = Cell(
             group["mode"],
             count,
@@ -133,7 +135,7 @@ def fewer(group: Mapping[str, Any], gpus: int, options: Mapping[str, Any]) -> in
             group["variant"],
             dict(options),
         )
-        if mode.unfit(cell) is None:
+        if skip_reason(cell, "gpu") is None:
             return count
     return None
 

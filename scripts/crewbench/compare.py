@@ -133,7 +133,7 @@ def read(path: Path) -> Result:
         raise CompareError(f"{place}: no {name}.parquet and no {name}.csv there; run `make report` first")
 
     def of_csv(file: Path) -> pd.DataFrame:
-        return pd.read_csv(file, keep_default_na=True, na_values=[""])
+        return pd.read_csv(file, keep_default_na=False, na_values=[""])
 
     trials, environment = table("trials"), table("environment")
     lacking = [n for n in (*CELL, "host", "repeat", "status") if n not in trials and n != "compile_cache"]

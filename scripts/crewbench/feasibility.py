@@ -23,7 +23,7 @@ from crewbench.simulate import Costs, peak_memory
 from crewbench.trial import Cell
 
 MEASURED, PREDICTED, REFUTED, SIMULATED = "measured", "predicted", "refuted", "simulated budget"
-FITS, NOT, SOMETIMES = "yes", "no", "sometimes"
+FITS, NOT, SOMETIMES, NOT_RUN = "yes", "no", "sometimes", "not run"
 
 LONGER = (4_096, 16_384, 32_768)
 """Contexts in tokens that are predicted beside the measured one, as far as the model has positions."""
@@ -105,7 +105,9 @@ def points(
     without `model` nothing is predicted."""
     peaks: dict[tuple, list[float]] = {}
     for trial in trials:
-        if trial["peak_mib"] is not None and trial["gpus_used"] is not None:
+        # A search's peak may be that of an attempt on fewer devices, which it gave up.
+        once = trial["attempts"] == 1
+        if once and trial["peak_mib"] is not None and trial["gpus_used"] is not None:
             at = (*(trial[name] for name in GROUP), int(trial["gpus_used"]))
             peaks.setdefault(at, []).append(trial["peak_mib"])
     measured = seen(trials, attempts, ())
@@ -194,7 +196,7 @@ def _measured(
     model: Manifest | None,
 ) -> dict[str, Any]:
     group = dict(zip(GROUP, key, strict=True))
-    fits = FITS if found.fits else NOT if found.too_few else SOMETIMES
+    fits = FITS if found.fits else NOT if found.too_few else SOMETIMES if found.worked else NOT_RUN
     row = {
         **_point(group, gpus, ground.context_tokens, ground),
         **{"outcome": MEASURED, "fits": fits, "worked": found.worked, "trials": len(found.statuses)},

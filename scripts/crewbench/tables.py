@@ -322,7 +322,7 @@ def trial_row(
     compiled = record.get("compile_cache") or {}
     used = [d for d in devices if d["used_peak_mib"] is not None]
     busy = [d for d in devices if d["in_use"] and d["util_mean_pct"] is not None]
-    energies = [d["energy_j"] for d in devices if d["energy_j"] is not None]
+    energies = [d["energy_j"] for d in devices]
     sampler = record.get("sampler") or {}
     device = (record.get("devices") or [{}])[0]
     return {
@@ -392,7 +392,7 @@ def trial_row(
             (r.gpus_used, r.makespan_s) for r in rounds if r.round == 0 or r.attempt != last
         ),
         "warm_gpu_s": metrics.gpu_seconds([(warm[0].gpus_used, warm_s)]) if warm_s else None,
-        "energy_j": sum(energies) if energies else None,
+        "energy_j": sum(energies) if energies and None not in energies else None,
         "peak_mib": max((d["used_peak_mib"] for d in used), default=None),
         "util_pct": float(np.mean([d["util_mean_pct"] for d in busy])) if busy else None,
         "unexplained_pct": max(
@@ -893,14 +893,15 @@ def summarise(
             )
             rows.append({**base, **_estimate_row(name, unit, cost)})
         usual = cells.baseline()
-        against = worked.get((usual, 1, *key[2:]))
+        against = worked.get(fewest.get(_without_gpus((usual, *key[1:]))))
         first = fewest.get(_without_gpus(key))
         for phase in ("cold", "warm"):
             ours = _by_repeat(ok, f"{phase}_s")
             if against is not None and key[0] != usual:
                 ratio = stats.paired(metrics.speedup, _by_repeat(against, f"{phase}_s"), ours)
                 rows.append({**base, **_estimate_row(f"speedup_{phase}", "×", ratio, baseline=usual)})
-            if first is not None and first != key:
+            # What a mode that searches may use is not what it used.
+            if first is not None and first != key and not cells.searches(key[0]):
                 ratio = stats.paired(
                     partial(_efficiency, first[1], key[1]), _by_repeat(worked[first], f"{phase}_s"), ours
                 )
@@ -964,7 +965,12 @@ def _shown_samples(shown: pd.DataFrame) -> pd.DataFrame:
     frames = []
     for row in shown.to_dict("records"):
         content = (Path(row["dir"]) / "gpu.csv").read_bytes()
-        table = pd.read_csv(io.BytesIO(content), usecols=lambda c: c in {*IDENTITY, *_SAMPLED})
+        table = pd.read_csv(
+            io.BytesIO(content),
+            usecols=lambda c: c in {*IDENTITY, *_SAMPLED},
+            keep_default_na=False,
+            na_values=[""],
+        )
         for _, of_device in table.groupby("device_uuid", sort=False):
             size = -(-len(of_device) // SAMPLES_PER_DEVICE)
             part = np.arange(len(of_device)) // size

@@ -195,6 +195,18 @@ def test_attempts_show_how_many_devices_each_had_and_what_it_cost(draw):
     assert "3 slots worked" in drawn.description
 
 
+def test_attempts_that_failed_are_counted_among_those_on_as_many_devices(draw, tmp_path):
+    lines = [
+        made_trials.make_trial(
+            tmp_path, Cell("auto_expand", 2, **ONE), repeat, costs=made_trials.Costs(budget_mib=budget)
+        )
+        for repeat, budget in ((1, 1000), (2, 3000), (3, 3000))
+    ]
+    found = tables.build(tables.read_manifest(made_trials.write_manifest(tmp_path, lines)))
+    drawn = draw(figures.attempts, of=figures.Study(found, {}))
+    assert "1 slot failed 1 of 3 times at" in drawn.caption
+
+
 def test_scaling_shows_where_it_failed_and_its_threshold(draw):
     drawn = draw(figures.scaling)
     assert "threshold 50 %" in texts(drawn)

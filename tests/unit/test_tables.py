@@ -520,6 +520,52 @@ def test_a_speedup_is_paired_by_repeat(whole):
     assert metric(whole["summary"], "speedup_cold", mode="shared")["estimate"] == pytest.approx(expected)
 
 
+def test_a_search_has_no_scaling_efficiency(tmp_path):
+    costs = made_trials.Costs(budget_mib=2000)  # one device is enough, however many it may use
+    lines = [
+        made_trials.make_trial(tmp_path, Cell("auto_expand", g, **ONE), 1, warm_rounds=1, costs=costs)
+        for g in (1, 2)
+    ]
+    found = tables.build(tables.read_manifest(made_trials.write_manifest(tmp_path, lines)))
+    assert set(found["trials"]["gpus_used"]) == {1}
+    assert not found["summary"]["metric"].str.startswith("efficiency").any()
+
+
+def test_the_baseline_is_where_it_was_run_with_the_fewest_devices(tmp_path):
+    spread = {"start": "zygote", "engine": "eager", "agents": 2, "variant": "two"}
+    lines = [
+        made_trials.make_trial(
+            tmp_path, Cell(mode, 2, **spread, options={"devices_per_copy": 2}), 1, warm_rounds=1
+        )
+        for mode in ("sequential", "shared")
+    ]
+    found = tables.build(tables.read_manifest(made_trials.write_manifest(tmp_path, lines)))
+    row = metric(found["summary"], "speedup_warm", mode="shared")
+    cold = found["trials"].set_index("mode")["warm_s"]
+    assert row["estimate"] == pytest.approx(cold["sequential"] / cold["shared"])
+
+
+def test_energy_is_known_where_every_gpu_told_its_own(tmp_path):
+    cell = Cell("parallel", 2, **ONE)
+    line = made_trials.make_trial(tmp_path, cell, 1, warm_rounds=1, costs=made_trials.Costs(gpu=True))
+    trial = tables.read_trial(line)
+    devices = [
+        {
+            "used_peak_mib": 1.0,
+            "in_use": True,
+            "util_mean_pct": 50.0,
+            "energy_j": energy,
+            "bandwidth_gb_s": None,
+        }
+        for energy in (900.0, 20.0)
+    ]
+    whole, lost = (
+        tables.trial_row(trial, told, tables.tax_of(trial))["energy_j"]
+        for told in (devices, [devices[0], {**devices[1], "energy_j": None}])
+    )
+    assert (whole, lost) == (920.0, None)
+
+
 def test_efficiency_is_against_the_fewest_gpus_that_worked(whole):
     row = metric(whole["summary"], "efficiency_warm", mode="parallel", start="zygote")
     assert (row["gpus"], row["baseline"]) == (8, "4 GPUs")

@@ -194,6 +194,30 @@ def test_a_prediction_that_trials_contradict_is_refuted(tmp_path):
     assert row["points"][2] == ("fits, refuted the prediction", "2 of 2 worked, 1,400 MiB, predicted 2,114")
 
 
+def test_what_never_ran_neither_fits_at_times_nor_not():
+    group = dict.fromkeys(certificates.GROUP, "") | {"mode": "parallel", "agents": 2, "engine": "eager"}
+    said = [{**group, "gpus": 1, "trial_id": f"t{n}", "status": "error", "repeat": n} for n in (1, 2, 3)]
+    trials = [{**t, "peak_mib": None, "gpus_used": None, "attempts": 1} for t in said]
+    attempts = [{**t, "attempt": 1, "gpus_used": 1, "last": True} for t in said]
+    ground = {tuple(group.values()): feasibility.Ground(100, 80_000.0, "bfloat16", "gpu", "Made GPU")}
+    (point,) = feasibility.points(trials, attempts, ground, {}, None, 1)
+    assert (point["fits"], point["worked"]) == (feasibility.NOT_RUN, 0)
+    told = fits._point({**point, "peak_mib": float("nan"), "predicted_peak_mib": float("nan")})
+    assert told == ("not settled, none ran", "0 of 3 worked")
+
+
+def test_what_a_search_gave_up_is_not_the_peak_of_where_it_came_to_rest(tmp_path):
+    found = study(tmp_path, [Cell("auto_expand", 4, **ONE), Cell("parallel", 2, **ONE)])["feasibility"]
+    peaks = found.query("outcome == 'measured' and gpus == 2").set_index("mode")["peak_mib"]
+    assert peaks["parallel"] == pytest.approx(1400) and pd.isna(peaks["auto_expand"])
+
+
+def test_a_number_of_devices_that_cannot_be_is_not_asked_for():
+    group = {"mode": "actors", "agents": 8, "engine": "eager", "start": "process", "variant": "two"}
+    assert certificates.fewer(group, 4, {"hosts": 2, "ray_address": "auto"}) == 2
+    assert certificates.fewer({**group, "engine": "of another version"}, 4, {}) is None
+
+
 def test_without_the_models_sizes_points_are_measured_alone(tmp_path):
     found = study(tmp_path, PARALLEL[:2])
     assert set(found["feasibility"]["outcome"]) == {feasibility.MEASURED}

@@ -92,8 +92,9 @@ def attempts(study: Study, canvas: Canvas) -> Drawn:
     ax.set_xlim(left=0)
     drawing.x_grid(ax, "seconds from the first attempt's start (cold round)")
     failed = rows[rows["status"] != Status.OK]
+    tried_with = rows["gpus_used"].value_counts()
     per_count = [
-        f"{cells.devices(int(g), study.kind)} failed {len(x)} of {len(x)} times at "
+        f"{cells.devices(int(g), study.kind)} failed {len(x)} of {tried_with[g]} times at "
         f"{seconds(x['duration_s'].mean())} and {number(x['gpu_s'].mean())} {study.device}-seconds"
         for g, x in failed.groupby("gpus_used")
     ]

@@ -9,7 +9,7 @@ import pandas as pd
 
 from crewbench import cells
 from crewbench.certificates import AT_MOST, CERTIFIED, MORE_THAN, OUTCOMES, SIMULATED, UNSETTLED
-from crewbench.feasibility import FITS, MEASURED, NOT, PREDICTED, REFUTED
+from crewbench.feasibility import FITS, MEASURED, NOT, NOT_RUN, PREDICTED, REFUTED, SOMETIMES
 from crewbench.stats import Estimate
 from crewbench.words import count, interval, number
 
@@ -125,7 +125,8 @@ def counts(rows: Rows) -> list[int]:
 
 def _point(point: Mapping[str, Any]) -> tuple[str, str]:
     """ "fits, measured" and "5 of 5, 15,752 MiB (predicted 15,100)"."""
-    word = {FITS: "fits", NOT: "does not fit"}.get(point["fits"], "fits at times")
+    words = {FITS: "fits", NOT: "does not fit", SOMETIMES: "fits at times", NOT_RUN: "not settled, none ran"}
+    word = words[point["fits"]]
     outcome = {MEASURED: "", PREDICTED: "predicted", REFUTED: "refuted the prediction"}[point["outcome"]]
     if point["outcome"] == PREDICTED:
         return f"{word}, predicted", f"{number(point['predicted_peak_mib'])} MiB"
