@@ -305,6 +305,17 @@ def test_where_no_agent_was_alone_the_columns_for_it_are_left_out_and_it_is_said
     assert section.count("no agent was measured alone") == 1
 
 
+def test_a_column_of_the_numbers_that_no_cell_has_is_a_line_and_no_dashes(tmp_path, html):
+    lines = [made_trials.make_trial(tmp_path, Cell("shared", 1, 2, "eager", "zygote"), r) for r in (1, 2)]
+    alone, _ = page_of(lines, tmp_path)
+    named = 'aria-label="Headline numbers by mode".*?</table>'
+    without, with_ = (re.search(named, text, re.S)[0] for text in (alone, html))
+    assert "against sequential" in with_ and "against sequential" not in without
+    assert "–" not in without
+    assert "No cell has a number for: against sequential." in alone
+    assert "No cell has a number for" not in html
+
+
 def test_repayment_is_said_in_calls_and_rounds(clients):
     said = row(clients, "Repaid after calls", "Parallel, 3 slots, 3 agents")
     assert re.search(r"resident instead of fresh, eager3.0\d\[[\d.]+, [\d.]+\]1.00", said)

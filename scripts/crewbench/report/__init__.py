@@ -104,6 +104,7 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
     thresholds = manifest.config.get("thresholds", {})
     here = cells.only(tables["summary"], setting)
     elsewhere = tables["summary"].drop(here.index)
+    columns = _columns(tables["summary"])
     script = (HERE / "page.js").read_text(encoding="utf-8")
     common = cells.common_workload(cells.only(trials, setting))
     grid = fits.feasibility(tables, kind)
@@ -130,9 +131,10 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
         "chain": list(islice(breaking.chain(tables["chain"], kind), ROWS_MAX)),
         "chain_figure": next(f for f in drawn if f.name == CHAIN),
         "device": device,
-        "headline": _table(here, common, kind, ()),
-        "headings": _headings(device),
-        "elsewhere": _table(elsewhere, None, kind, _varying(tables["summary"])),
+        "headline": _table(here, common, kind, (), columns),
+        "headings": _headings(columns, device),
+        "left_out": _left_out(columns, device),
+        "elsewhere": _table(elsewhere, None, kind, _varying(tables["summary"]), columns),
         "compared": comparisons.compared(tables["comparisons"], setting, common, kind)[:ROWS_MAX],
         "family": comparisons.family(tables["comparisons"], setting, common),
         "figures": [f for f in drawn if f not in timelines and f.name not in apart],
@@ -242,16 +244,28 @@ def _warnings(trials: pd.DataFrame) -> list[str]:
     return said
 
 
-def _headings(device: str) -> list[tuple[str, str]]:
+def _columns(summary: pd.DataFrame) -> dict[str, str]:
+    """Those columns of the headline table that any cell has a number for."""
+    known = set(summary[summary["estimate"].notna()]["metric"])
+    return {name: text for name, text in HEADLINE if name in known}
+
+
+def _left_out(columns: Mapping[str, str], device: str) -> str:
+    """The headings of the others, in a sentence; "" where there are none."""
+    names = dict.fromkeys(text.format(device=device) for name, text in HEADLINE if name not in columns)
+    return f"No cell has a number for: {', '.join(names)}." if names else ""
+
+
+def _headings(columns: Mapping[str, str], device: str) -> list[tuple[str, str]]:
     units = {"speedup_cold": "×", "speedup_warm": "×"}
     return [
         (text.format(device=device), units.get(name) or metrics.METRICS[name].unit.replace("GPU", device))
-        for name, text in HEADLINE
+        for name, text in columns.items()
     ]
 
 
 def _table(
-    summary: pd.DataFrame, common: str | None, kind: str, varying: Iterable[str]
+    summary: pd.DataFrame, common: str | None, kind: str, varying: Iterable[str], columns: Iterable[str]
 ) -> list[dict[str, Any]]:
     """Rows grouped by the work that they do, the common work first: groups are not compared for latency."""
     if summary.empty:
@@ -277,7 +291,7 @@ def _table(
                 "ended": _endings(first),
                 "agreement": first["agreement"],
                 "differs": first["agreement"] == Agreement.DIFFERS,
-                "values": [_value(by_metric.get(name)) for name, _ in HEADLINE],
+                "values": [_value(by_metric.get(name)) for name in columns],
             }
         )
     ordered = sorted(groups.items(), key=lambda group: group[0] != common)
