@@ -56,6 +56,8 @@ def breaks_first(verdicts: pd.DataFrame, setting: Mapping[str, Any], kind: str) 
         return Answer("breaks", question, _nothing(inside, kind), tuple(support))
     rows = sorted(broke.to_dict("records"), key=ramp.earliest)
     lead = rows[0]
+    why = sentence(lead, names, kind)
+    support = [why, *(line for line in support if line != why)]
     same = [r for r in rows if (r["first"], _at(r)) == (lead["first"], _at(lead))]
     titles = list(dict.fromkeys(cells.mode_title(r["mode"]) for r in same))
     titles[MODES_NAMED:] = [f"{len(titles) - MODES_NAMED} more"] if len(titles) > MODES_NAMED else []

@@ -439,7 +439,8 @@ def test_what_breaks_in_another_setting_is_named_with_it(tmp_path):
     ]
     breaks, _ = answers(built(tmp_path, cells))
     assert breaks.answer == "Memory (simulated budget): Parallel with 4 agents on 1 slot (variant small)"
-    assert breaks.support[0] == "In the setting that most modes share nothing broke."
+    assert breaks.support[0].startswith("Parallel, variant small: memory breaks ")
+    assert breaks.support[1] == "In the setting that most modes share nothing broke."
 
 
 def test_the_page_has_every_constraint_of_every_ramp_with_its_number(crew, tmp_path):

@@ -121,6 +121,7 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
             for mode in dict.fromkeys(cells.in_order(trials)["mode"])
         ],
         "lead": _lead(manifest, trials, kind),
+        "compared_here": _compared_words(cells.comparable(trials)),
         "setting": _setting_words(setting, cells.agreement(trials, setting)),
         "warnings": _warnings(trials),
         "opening": opening.answers(tables, limits),
@@ -221,6 +222,14 @@ def _of_study(manifest: Manifest, trials: pd.DataFrame, kind: str) -> str:
 
 def _varying(summary: pd.DataFrame) -> list[str]:
     return cells.varying(summary, (*cells.CELL, "compile_cache", "host"))
+
+
+def _compared_words(trials: pd.DataFrame) -> str:
+    """ "every engine, start and variant that was run with 8 agents on host vm, with memory_mib 47104"."""
+    at = trials.iloc[0]
+    words = f"every engine, start and variant that was run with {count(int(at['agents']), 'agent')}"
+    words += f" on host {inert.excerpt(str(at['host']), 60)}"
+    return words + (f", with {at['conditions']}" if at["conditions"] else "")
 
 
 def _setting_words(setting: Mapping[str, Any], agreement: Agreement) -> str:
