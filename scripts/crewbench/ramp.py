@@ -206,13 +206,14 @@ class Attempt:
 @dataclass(frozen=True, slots=True)
 class Seen:
     """A trial as the constraints need it. `makespan_s` and `orchestration` are of warm rounds where there are
-    any, else of the cold one: `phase`."""
+    any, else of the cold one: `phase`. `replayed`: that share is what the calls alone did not take."""
 
     trial: Mapping[str, Any]
     attempts: tuple[Attempt, ...]
     phase: str
     makespan_s: float | None
     orchestration: float | None
+    replayed: bool = False
 
     @property
     def point(self) -> Point:
@@ -236,8 +237,12 @@ def _ramps(found: Mapping[str, pd.DataFrame]) -> list[tuple[dict[str, Any], list
             if attempt["gpus_used"] > 0  # none: it failed before it had any
         )
         share = orchestration_share(r for r in rounds[key] if r["phase"] == phase)
+        # What the framework does to the calls themselves, by a new thread for each, no stage of its shows.
+        beyond = 1 - 1 / trial["warm_over_replay"] if _known(trial["warm_over_replay"]) else None
+        replayed = phase == "warm" and beyond is not None and (share is None or beyond > share)
         seconds = trial[f"{phase}_s"] if _known(trial[f"{phase}_s"]) else None
-        ramps[tuple(trial[n] for n in RAMP)].append(Seen(trial, ran, phase, seconds, share))
+        seen = Seen(trial, ran, phase, seconds, beyond if replayed else share, replayed)
+        ramps[tuple(trial[n] for n in RAMP)].append(seen)
     return [(dict(zip(RAMP, key, strict=True)), seen) for key, seen in ramps.items()]
 
 
@@ -406,14 +411,17 @@ def _latency(seen: Sequence[Seen], deadline_s: float) -> Iterable[Reading]:
 
 
 def _orchestration(seen: Sequence[Seen], limit: float) -> Iterable[Reading]:
-    """Broke where framework and queue take more than their share of the makespan."""
+    """Broke where framework and queue, or what the calls alone do not take, are more than their share of the
+    makespan."""
     for point, ran in _grouped((*s.point, s) for s in seen if s.worked and s.orchestration is not None):
         found = stats.arithmetic_mean([s.orchestration for s in ran])
         if found.has_interval:  # a share lies between 0 and 1, whatever so few trials allow
             found = replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
         low, high = (None if x is None else 100 * x for x in (found.low, found.high))
         shown = Estimate(100 * found.value, low, high, found.n, found.reason)
-        said = f"framework and queue take {estimate(shown, '%')} of a {ran[0].phase} round"
+        what = "CrewAI takes" if any(s.replayed for s in ran) else "framework and queue take"
+        how = ", by its calls made again without it" if any(s.replayed for s in ran) else ""
+        said = f"{what} {estimate(shown, '%')} of a {ran[0].phase} round{how}"
         yield Reading(point, found.value, limit, found.value > limit, found.n, _settled(found, limit), said)
 
 

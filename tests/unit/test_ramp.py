@@ -307,6 +307,22 @@ def test_the_queue_counts_as_orchestration():
     assert ramp.orchestration_share([]) is None
 
 
+def test_what_the_calls_alone_did_not_take_is_orchestration_where_it_is_more(tmp_path):
+    found = built(tmp_path, over_agents("sequential", 2), repeats=3)
+
+    def judged(*warm_over_replay):
+        trials = found["trials"].assign(warm_over_replay=warm_over_replay)
+        rows = ramp.tables({**found, "trials": trials}, Limits())["constraints"]
+        (row,) = [row for row in rows if row["constraint"] == "orchestration"]
+        return row["outcome"], row["value"], row["evidence"]
+
+    outcome, value, evidence = judged(2.0, 2.5, 2.0)
+    assert (outcome, value) == (ramp.Outcome.BROKE, pytest.approx((0.5 + 0.6 + 0.5) / 3))
+    assert evidence.startswith("CrewAI takes 53.3 % [")
+    assert evidence.endswith(" of a warm round, by its calls made again without it")
+    assert judged(0.9, 1.0, 0.8)[2].startswith("framework and queue take ")
+
+
 # In words ------------------------------------------------------------------------------------------
 
 
