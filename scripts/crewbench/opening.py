@@ -58,14 +58,14 @@ def breaks_first(verdicts: pd.DataFrame, setting: Mapping[str, Any], kind: str) 
     lead = rows[0]
     why = sentence(lead, names, kind)
     support = [why, *(line for line in support if line != why)]
-    same = [r for r in rows if (r["first"], _at(r)) == (lead["first"], _at(lead))]
+    alike = [r for r in rows if _told(r, names) == _told(lead, names)]
+    same = [r for r in alike if (r["first"], _at(r)) == (lead["first"], _at(lead))]
     titles = list(dict.fromkeys(cells.mode_title(r["mode"]) for r in same))
     titles[MODES_NAMED:] = [f"{len(titles) - MODES_NAMED} more"] if len(titles) > MODES_NAMED else []
     who = " and ".join(filter(None, [", ".join(titles[:-1]), titles[-1]]))
     budget = " (simulated budget)" if lead["first"] == "memory" and lead["simulated_budget"] else ""
     budget += "" if any(row["settled"] for row in same) else ", not settled"
-    where = ramp_name(lead, names).removeprefix(cells.mode_title(lead["mode"])).removeprefix(", ")
-    where = f" ({where})" if where else ""
+    where = f" ({', '.join(told)})" if (told := _told(lead, names)) else ""
     answer = f"{lead['first'].capitalize()}{budget}: {who} with {ramp.place(_at(lead), kind)}{where}"
     return Answer("breaks", question, answer, tuple(support))
 
@@ -272,6 +272,9 @@ def _below_0(value: float | None) -> bool:
 
 def ramp_name(row: Mapping[str, Any], varying: Iterable[str]) -> str:
     """ "Shared", or with what else tells the ramp from others: "Shared, eager, variant short"."""
+    return ", ".join([cells.mode_title(row["mode"]), *_told(row, varying)])
+
+
+def _told(row: Mapping[str, Any], varying: Iterable[str]) -> list[str]:
     words = {"start": "{} start", "variant": "variant {}", "compile_cache": "compile cache {}"}
-    told = (words.get(n, "{}").format(row[n]) for n in varying if n != "mode" and row[n] != "none")
-    return ", ".join([cells.mode_title(row["mode"]), *told])
+    return [words.get(n, "{}").format(row[n]) for n in varying if n != "mode" and row[n] != "none"]

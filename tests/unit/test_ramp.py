@@ -1,6 +1,7 @@
 """What breaks first along a ramp: each constraint in a study of its own, and what is not known says so."""
 
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -457,6 +458,23 @@ def test_what_breaks_in_another_setting_is_named_with_it(tmp_path):
     assert breaks.answer == "Memory (simulated budget): Parallel with 4 agents on 1 slot (variant small)"
     assert breaks.support[0].startswith("Parallel, variant small: memory breaks ")
     assert breaks.support[1] == "In the setting that most modes share nothing broke."
+
+
+def test_modes_of_different_settings_do_not_share_an_answer(tmp_path):
+    cells = [
+        *over_agents("shared", 2),
+        *over_agents("sequential", 2),
+        Cell("parallel", 1, 4, **ONE, variant="small"),
+        Cell("actors", 1, 4, **ONE, variant="other"),
+    ]
+    breaks, _ = answers(built(tmp_path, cells))
+    assert breaks.answer == "Memory (simulated budget): Parallel with 4 agents on 1 slot (variant small)"
+    assert {"Parallel, variant small", "Actors, variant other"} <= {
+        line.split(":")[0] for line in breaks.support
+    }
+    alike = [replace(cell, variant="small") if cell.mode == "actors" else cell for cell in cells]
+    breaks, _ = answers(built(tmp_path / "alike", alike))
+    assert breaks.answer == "Memory (simulated budget): Parallel and Actors with 4 agents on 1 slot"
 
 
 def test_the_page_has_every_constraint_of_every_ramp_with_its_number(crew, tmp_path):
