@@ -12,6 +12,7 @@ from crewbench import session, tables
 from crewbench.attempts import kept
 from crewbench.execute.allocations import join, run_next
 from crewbench.records import AgentRow, GpuRow, RoundRow, Status, WorkerRow
+from crewbench.tables import one_trial
 from crewbench.trial import Cell
 
 CELL = Cell("auto_expand", 2, 2, "eager", "zygote", "asks", {"allocation": "attempt"})
@@ -154,4 +155,4 @@ def test_the_tables_read_a_joined_trial(joined):
     line = {"trial_id": CELL.trial_id(1), "spec8": WHAT.spec8, "dir": str(joined)}
     trial = tables.read_trial(line)
     assert [r.attempt for r in trial.rounds] == [1, 2, 2]
-    assert tables._queued(trial.record) == 21.0
+    assert one_trial.queued_s(trial.record) == 21.0

@@ -67,7 +67,7 @@ def test_a_new_file_among_the_measuring_code_is_another_hash(copy):
     assert code_hash.code_hash(TRIAL, copy) != before
 
 
-@pytest.mark.parametrize("name", ["figures/starting.py", "tables.py", "config.py", "modes/shared.py"])
+@pytest.mark.parametrize("name", ["figures/starting.py", "tables/summary.py", "config.py", "modes/shared.py"])
 def test_what_does_not_measure_is_not_in_the_hash(copy, name):
     before = code_hash.code_hash(TRIAL, copy)
     path = copy / "crewbench" / name
@@ -112,8 +112,8 @@ def test_what_is_named_as_not_measuring_exists():
 @pytest.mark.parametrize(
     ("script", "files_seen"),
     [
-        ("tables", {"crewbench/tables.py", "crewbench/records.py"}),
-        ("figures", {"crewbench/figures/starting.py", "crewbench/tables.py"}),
+        ("tables", {"crewbench/tables/summary.py", "crewbench/tables/shown.py", "crewbench/records.py"}),
+        ("figures", {"crewbench/figures/starting.py", "crewbench/tables/__init__.py"}),
         ("report", {"crewbench/report/__init__.py"}),
     ],
 )

@@ -2,10 +2,11 @@
 
 import pytest
 
-from crewbench import cells, comparisons, tables
+from crewbench import cells, comparisons
 from crewbench.comparisons import COLUMNS
 from crewbench.records import Status
 from crewbench.report.comparisons import compared, family
+from crewbench.tables import frames
 
 SETTING = {"agents": 8, "engine": "eager", "start": "zygote", "variant": "base", "compile_cache": "none",
            "host": "box"}  # fmt: skip
@@ -87,7 +88,7 @@ def test_modes_without_a_common_repeat_are_not_estimable_and_say_so():
 
 def test_the_report_names_the_faster_mode_first_and_says_what_is_significant():
     trials = block(5, parallel=20.0, sequential=10.0, shared=10.0)
-    frame = tables._frame(comparisons.of_trials(trials), COLUMNS)
+    frame = frames.typed(comparisons.of_trials(trials), COLUMNS)
     said = compared(frame, SETTING, "explain", "gpu")
     assert family(frame, SETTING, "explain") == 3
     first = said[0]

@@ -817,5 +817,5 @@ def test_few_samples_stand_for_many_and_keep_the_peak(tmp_path):
     }
     line = made_trials.write_trial(tmp_path, made_trials.spec(cell, 1), made_trials.identity(cell, 1), rows)
     shown = tables.build(tables.read_manifest(made_trials.write_manifest(tmp_path, [line])))["samples"]
-    assert len(shown) <= tables.SAMPLES_PER_DEVICE
+    assert len(shown) <= tables.shown.SAMPLES_PER_DEVICE
     assert shown["used_mib"].max() == 60.0
