@@ -222,10 +222,14 @@ def representative(trials: pd.DataFrame) -> pd.Series | None:
 
 def shown(trials: pd.DataFrame) -> pd.DataFrame:
     """One trial per mode to draw over time: the representative one of the mode's cell in the headline
-    setting, of the cell with the most GPUs where there are several."""
-    chosen = []
-    for _, of_mode in only(trials, headline_setting(trials)).groupby("mode", observed=True, sort=False):
-        worked = of_mode[of_mode["status"] == "ok"]
-        pool = worked if len(worked) else of_mode
+    setting, of the cell with the most GPUs where there are several; of a mode that was not run there in the
+    setting in which most of its trials worked."""
+    chosen, setting = [], headline_setting(trials)
+    for _, of_mode in trials.groupby("mode", observed=True, sort=False):
+        here = only(of_mode, setting)
+        ours = here if len(here) else of_mode
+        worked = ours[ours["status"] == "ok"]
+        pool = worked if len(worked) else ours
+        pool = only(pool, headline_setting(pool))
         chosen.append(representative(pool[pool["gpus"] == pool["gpus"].max()]))
     return in_order(pd.DataFrame(chosen)) if chosen else trials.iloc[:0]

@@ -396,6 +396,30 @@ def test_a_timeline_says_which_repeat_it_shows(draw):
     )
 
 
+def test_a_mode_that_was_not_run_in_the_headline_setting_is_shown_where_it_worked(tmp_path, draw):
+    small, large = (
+        Cell("auto_expand", 2, 4, "eager", "zygote", variant, {"memory_mib": mib})
+        for variant, mib in (("small", 150), ("large", 450))
+    )
+    common = [Cell(mode, 1, 4, "eager", "zygote") for mode in ("sequential", "shared")]
+    lines = [
+        made_trials.make_trial(
+            tmp_path,
+            cell,
+            repeat,
+            costs=made_trials.Costs(budget_mib=cell.options.get("memory_mib", 2000)),
+            warm_rounds=1,
+        )
+        for repeat in (1, 2)
+        for cell in (*common, small, large)
+    ]
+    of = study_of(lines, tmp_path)
+    drawn = draw(figures.timeline, Canvas(), "auto_expand", of=of)
+    assert "variant large): the one with the median cold makespan of those that worked" in drawn.caption
+    assert {"attempt 2", "given up", "failed"} <= set(texts(drawn))
+    assert "given up" not in texts(draw(figures.timeline, Canvas(), "shared", of=of))
+
+
 def test_a_timeline_has_every_agent_and_every_device(draw):
     said = texts(draw(figures.timeline, Canvas(), "parallel"))
     assert {role.lower() for role in made_trials.ROLES} <= set(said)

@@ -236,10 +236,14 @@ def test_a_record_of_another_check_is_not_taken(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def page(study, built):
-    root, manifest = study
-    figures.write(figures.Study(built, {}), root / "figures", png_dpi=40)
-    return report.build(manifest, built, root / "figures")
+def drawn(study, built):
+    figures.write(figures.Study(built, {}), study[0] / "figures", png_dpi=40)
+    return study[0] / "figures"
+
+
+@pytest.fixture(scope="module")
+def page(study, built, drawn):
+    return report.build(study[1], built, drawn)
 
 
 def test_beside_every_speed_in_the_report_stands_whether_its_engine_agrees(built, page):
@@ -247,6 +251,20 @@ def test_beside_every_speed_in_the_report_stands_whether_its_engine_agrees(built
     said = sum(numbers.count(f"<td>{a}</td>\n<td") for a in ("agrees", "not observable", "not measured"))
     said += numbers.count('<td class="bad">differs</td>\n<td')
     assert said == numbers.count('<tr><th scope="row" class="of-mode"') == 8
+
+
+@pytest.mark.parametrize(
+    ("of_two_gpus", "rest", "said"),
+    [("agrees", "agrees", []), ("not measured", "agrees", ["agrees", "not measured"])],
+)
+def test_an_agreement_that_not_all_rows_share_stands_in_each(study, built, drawn, of_two_gpus, rest, said):
+    summary = built["summary"]
+    summary = summary.assign(agreement=np.where(summary["gpus"] == 2, of_two_gpus, rest))
+    page = report.build(study[1], {**built, "summary": summary}, drawn)
+    headline = page[page.index("The numbers</h2>") : page.index("Other agents, engines")]
+    assert re.search(r"[a-z]+ engine \([a-z0-9 ]+\)", headline.split("<table")[0])
+    assert re.findall(r"<td>(agrees|not measured)</td>", headline) == said
+    assert ("Engine against float32" in headline) == bool(said)
 
 
 def test_an_engine_that_differs_is_warned_of_at_the_top(page):

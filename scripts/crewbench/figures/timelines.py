@@ -13,7 +13,7 @@ import pandas as pd
 from crewbench import cells, drawing
 from crewbench.drawing import Canvas, Key, Sheet
 from crewbench.figures.marks import BAD, PAPER, QUIET, RULE, STARTING, WAITING, left_in
-from crewbench.figures.study import TIMELINE, Drawn, Study, missing
+from crewbench.figures.study import TIMELINE, Drawn, Study
 from crewbench.records import Status
 from crewbench.words import ended, number, seconds
 
@@ -26,10 +26,7 @@ def timeline(study: Study, canvas: Canvas, mode: str) -> Drawn:
     """One trial of a mode over time: what every agent did, and each device's memory and utilisation below."""
     name = TIMELINE.format(mode=mode)
     question = f"{cells.mode_title(mode)}: who works, who waits, and what are the devices doing?"
-    chosen = study.shown[study.shown["mode"] == mode]
-    if chosen.empty:
-        return missing(study, name, f"{mode} was not run in the headline setting", question)
-    trial = chosen.iloc[0]
+    trial = study.shown[study.shown["mode"] == mode].iloc[0]
     ours = {"trial_id": trial["trial_id"]}
     agents, workers, rounds, samples = (
         cells.only(study.tables[n], ours) for n in ("agents", "workers", "rounds", "samples")
@@ -53,6 +50,8 @@ def timeline(study: Study, canvas: Canvas, mode: str) -> Drawn:
     else:
         row, thin = 0.24, 0.2
     names = [drawing.plain(str(p).replace("_", " "), 32) for p in people]
+    # Another one's failure ended the attempt while their workers started.
+    given_up = (agents["status"] == Status.CANCELLED) & (agents["round"] == 0)
     sheet = Sheet(
         canvas,
         question,
@@ -63,6 +62,7 @@ def timeline(study: Study, canvas: Canvas, mode: str) -> Drawn:
         heading=0.24,
         legend=[
             Key("starting", STARTING),
+            *([Key("given up", STARTING, hatch="////")] if given_up.any() else []),
             Key("waiting", WAITING),
             Key("answering", canvas.mode(mode)),
             *([Key("failed", BAD, hatch="////")] if (agents["status"] != Status.OK).any() else []),
@@ -85,7 +85,7 @@ def timeline(study: Study, canvas: Canvas, mode: str) -> Drawn:
         ax.grid(axis="x")
     low.set_xlabel("seconds from the first round's start", loc="left")
     caption = (
-        f"One trial, repeat {trial['repeat']} of {study.label(trial)} ({study.setting_words()}): "
+        f"One trial, repeat {trial['repeat']} of {study.label(trial)} ({study.setting_words(of=trial)}): "
         + (
             "the one with the median cold makespan of those that worked. "
             if trial["status"] == "ok"
@@ -171,7 +171,7 @@ def _setup_bar(ax: Axes, y: float, life: Mapping[str, Any], status: str, step: s
     end = life["ready_at_s"] if not math.isnan(life["ready_at_s"]) else life["stopped_at_s"]
     if math.isnan(begin) or math.isnan(end):
         return
-    oom = status == Status.OOM
+    oom, given_up = status == Status.OOM, status == Status.CANCELLED
     (bar,) = ax.barh(
         y,
         end - begin,
@@ -180,10 +180,9 @@ def _setup_bar(ax: Axes, y: float, life: Mapping[str, Any], status: str, step: s
         linewidth=0.6,
         edgecolor=PAPER,
         color=BAD if oom else STARTING,
-        hatch="////" if oom else "",
-        alpha=None if status != "cancelled" else 0.5,
+        hatch="////" if oom or given_up else "",
     )
-    _lasts(bar, step, "starting", begin, end)
+    _lasts(bar, step, "starting, given up," if given_up else "starting", begin, end)
 
 
 def _waiting_bar(ax: Axes, y: float, begin: float, end: float, step: str) -> None:

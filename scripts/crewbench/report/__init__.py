@@ -134,6 +134,8 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
         "device": device,
         "headline": _table(here, common, kind, (), columns),
         "headings": _headings(columns, device),
+        # One that all share stands in the setting's words above the table, unless it is a warning.
+        "agreement_shown": set(here["agreement"]) & {Agreement.DIFFERS} or here["agreement"].nunique() > 1,
         "left_out": _left_out(columns, device),
         "elsewhere": _table(elsewhere, None, kind, _varying(tables["summary"]), columns),
         "compared": comparisons.compared(tables["comparisons"], setting, common, kind)[:ROWS_MAX],
