@@ -28,17 +28,18 @@ class Colour:
 
 
 # Found by search: the least distance between any two is the largest under normal sight, protanopia and
-# deuteranopia at once, each with CONTRAST to its surface. In the order of the modes' ranks.
+# deuteranopia at once, each with CONTRAST to its surface and no more than 15 degrees of hue between the two
+# (OKLCH), so that a mode is the same colour on both. In the order of the modes' ranks.
 _APART = (
-    ("#0916b0", "#b3c3fe"),
-    ("#2796e1", "#009ff0"),
-    ("#9c9700", "#cd8907"),
-    ("#8c4076", "#db578b"),
-    ("#566c0c", "#72e903"),
-    ("#640e63", "#b7099f"),
-    ("#5847ec", "#6244f7"),
-    ("#014800", "#08730f"),
-    ("#ad6e83", "#f0a09f"),
+    ("#0916b0", "#0c4ffb"),
+    ("#2796e1", "#88c3fd"),
+    ("#9c9700", "#a68b0d"),
+    ("#8c4076", "#b66c97"),
+    ("#566c0c", "#d3d839"),
+    ("#640e63", "#8f40a1"),
+    ("#5847ec", "#7a8ffc"),
+    ("#014800", "#476b37"),
+    ("#ad6e83", "#fe92a1"),
 )
 
 # Stages in the order in which they happen, with a hatch as a second channel for the grey ones. They touch

@@ -606,7 +606,17 @@ def seen(colour: str, sight: str) -> np.ndarray:
 @pytest.mark.parametrize("sight", SIGHT)
 def test_modes_can_be_told_apart_by_everybody(scheme, sight):
     colours = [seen(getattr(c, scheme), sight) for c in palette.modes().values()]
-    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(colours, 2)) > 9
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(colours, 2)) > 12
+
+
+@pytest.mark.parametrize("name", ["colorblind", "deep", "muted"])
+def test_a_mode_has_the_same_hue_on_light_and_dark(name):
+    for colour in palette.modes(name).values():
+        light, dark = (
+            complex(*seen(shade, "usual")[1:]) for shade in (colour.light, colour.dark)
+        )  # a and b of OKLab
+        turned = np.degrees(np.angle(dark / light))
+        assert abs(turned) <= 15 or min(abs(light), abs(dark)) < 3, (colour, turned)  # grey has no hue
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
