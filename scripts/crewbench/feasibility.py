@@ -77,6 +77,12 @@ def model_of(directory: str | Path | None) -> Manifest | None:
         return None
 
 
+def contexts(ground: Ground, model: Manifest) -> list[int]:
+    """The measured context, and those of LONGER that the model has positions for."""
+    most = int(model.architecture.get("max_position_embeddings") or max(LONGER))
+    return [ground.context_tokens, *(c for c in LONGER if ground.context_tokens < c <= most)]
+
+
 def predicted_peak_mib(cell: Cell, ground: Ground, model: Manifest, context_tokens: int) -> float:
     """MiB on the fullest device of the cell's last attempt, with sequences of `context_tokens`."""
     deployment = list(MODES[cell.mode].attempts(cell))[-1]
@@ -142,15 +148,14 @@ def _around(
     own = [dict(zip(GROUP, other, strict=True)) for other in measured]
     mine = {int(o["agents"]) for o in own if {**o, "agents": 0} == {**group, "agents": 0}}
     others = set(crews) - mine if group["agents"] == max(mine) else set()
-    most = int(model.architecture.get("max_position_embeddings") or max(LONGER))
-    contexts = [ground.context_tokens, *(c for c in LONGER if ground.context_tokens < c <= most)]
+    lengths = contexts(ground, model)
     for agents in sorted({int(group["agents"]), *others}):
         for gpus in range(1, devices + 1):
-            cell = _cell({**group, "agents": agents}, gpus, options)
+            cell = cell_of({**group, "agents": agents}, gpus, options)
             if skip_reason(cell, ground.kind):
                 continue
-            for context in contexts:
-                if agents == group["agents"] and context == contexts[0] and gpus in measured[key]:
+            for context in lengths:
+                if agents == group["agents"] and context == lengths[0] and gpus in measured[key]:
                     continue
                 peak = predicted_peak_mib(cell, ground, model, context)
                 fits = FITS if peak <= ground.memory_mib else NOT
@@ -165,7 +170,8 @@ def _around(
                 }
 
 
-def _cell(group: Mapping[str, Any], gpus: int, options: Mapping[str, Mapping[str, Any]]) -> Cell:
+def cell_of(group: Mapping[str, Any], gpus: int, options: Mapping[str, Mapping[str, Any]]) -> Cell:
+    """The cell of a group (its certificates.GROUP) on so many devices; `options` are the variants'."""
     return Cell(
         group["mode"],
         gpus,
@@ -206,7 +212,7 @@ def _measured(
         return {**row, "outcome": SIMULATED}
     if model is None or group["mode"] not in MODES:
         return row
-    peak = predicted_peak_mib(_cell(group, gpus, options), ground, model, ground.context_tokens)
+    peak = predicted_peak_mib(cell_of(group, gpus, options), ground, model, ground.context_tokens)
     predicted = FITS if peak <= ground.memory_mib else NOT
     refuted = fits in (FITS, NOT) and fits != predicted
     return {

@@ -71,6 +71,22 @@ def test_the_speed_up_in_the_text_is_the_reference_studys(readme, summary):
     assert shown(row).replace(" [", " × [") in " ".join(readme.split())
 
 
+def test_how_many_agents_would_fit_is_the_references(readme, root):
+    with open(root / "results/reference/2x-h200-core/tables/capacity.csv", newline="") as file:
+        rows = {(r["mode"], r["gpus"], r["context_tokens"]): r for r in csv.DictReader(file)}
+    few, long, shared = (
+        rows[key] for key in (("parallel", "1", "264"), ("parallel", "1", "32768"), ("shared", "1", "32768"))
+    )
+    over = [100 * float(row["measured_over_predicted"]) - 100 for row in (few, shared)]
+    said = (
+        f"By memory alone {few['most_agents']} agents with a copy each would fit on one card, "
+        f"{long['most_agents']} with 32,768 tokens each; {shared['most_agents']} such agents share a copy.** "
+        "Predicted, and raised by what measured peaks had over the prediction "
+        f"({over[0]:.0f} and {over[1]:.0f} %)."
+    )
+    assert said in " ".join(readme.split())
+
+
 def test_every_link_to_a_file_leads_somewhere(readme, root):
     targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", readme)
     assert len(targets) > 8

@@ -1,13 +1,14 @@
 """Certificates, the frontier of what fits, and what a workflow costs: from trials, with their evidence."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import made_trials
-from crewbench import certificates, feasibility, metrics, stats, tables
+from crewbench import capacity, certificates, feasibility, metrics, stats, tables
 from crewbench.certificates import AT_MOST, CERTIFIED, MORE_THAN, SIMULATED, UNSETTLED
 from crewbench.checkpoint.manifest import Manifest
 from crewbench.records import Status
@@ -233,6 +234,67 @@ def test_every_crew_of_the_study_is_predicted_for_every_mode_once(tmp_path):
     assert set(found[found["mode"] == "shared"]["agents"]) == {2, 4}
     assert set(found[found["mode"] == "parallel"]["agents"]) == {2, 4}
     assert set(found[found["mode"] == "shared"]["gpus"]) == {1}, "the mode runs on one GPU"
+
+
+# How many agents fit ------------------------------------------------------------------------------
+
+
+def most(found: dict[str, pd.DataFrame], mode: str = "parallel") -> dict[tuple[int, int], int]:
+    rows = found["capacity"].query(f"mode == '{mode}'").to_dict("records")
+    return {(r["gpus"], r["context_tokens"]): r["most_agents"] for r in rows}
+
+
+def test_the_most_agents_that_fit_by_hand(tmp_path):
+    # A copy of 190 MiB and 500 of context; of 1,500 MiB 810 are left, and a token takes 256 KiB.
+    found = study(tmp_path, [PARALLEL[0], PARALLEL[2]], weights_mib=190.0)
+    assert most(found) == {
+        **{(gpus, 228): 2 * gpus for gpus in (1, 2, 3, 4)},
+        **{(gpus, longer): 0 for gpus in (1, 2, 3, 4) for longer in (4096, 16384, 32768)},
+    }
+    assert set(found["capacity"]["measured_over_predicted"]) == {1.0}
+    one, _, _, four = fits.capacity(found, "gpu")
+    assert (one["name"], one["measured"], one["here"]) == ("Parallel, 1 GPU", "4 do not", ("2", "228 tokens"))
+    assert (four["name"], four["measured"], four["here"]) == (
+        "Parallel, 4 GPUs",
+        "4 fit",
+        ("8", "228 tokens"),
+    )
+    assert four["longer"] == dict.fromkeys((4096, 16384, 32768), ("none", ""))
+
+
+def test_what_measured_peaks_have_over_the_prediction_is_added_to_it(tmp_path):
+    # Predicted 100 + 500 + 57 = 657 MiB a copy, of which three fit into 2,000; measured were 700.
+    found = study(tmp_path, PARALLEL[1:2], costs=replace(GPU, budget_mib=2000.0), weights_mib=100.0)
+    assert found["capacity"]["measured_over_predicted"].iloc[0] == pytest.approx(700 / 657)
+    assert (most(found)[1, 228], most(found)[2, 228]) == (2, 4)
+
+
+def test_modes_differ_in_how_many_agents_they_have_room_for(tmp_path):
+    cells = [Cell(mode, 1, **ONE) for mode in ("sequential", "shared", "auto_expand")]
+    found = study(tmp_path, [*cells, PARALLEL[1]], weights_mib=190.0)
+    assert most(found, "sequential")[1, 228] == capacity.AGENTS_MAX
+    # The copy and its context leave 810 MiB for sequences of 57.
+    assert most(found, "shared") == {(1, 228): 14, **dict.fromkeys([(1, n) for n in (4096, 16384, 32768)], 0)}
+    assert most(found, "auto_expand") == {}, "it ends as another mode"
+    rows = {row["name"]: row for row in fits.capacity(found, "gpu")}
+    assert list(rows) == ["Parallel, 1 GPU", "Parallel, 2 GPUs", "Sequential, 1 GPU", "Shared, 1 GPU"]
+    assert rows["Sequential, 1 GPU"]["here"][0] == "256 or more"
+
+
+def test_nobody_is_told_how_many_fit_where_memory_does_not_say(tmp_path):
+    sizes = Manifest(**{**json.loads((model(tmp_path / "m", 100.0) / "manifest.json").read_text())})
+    ground = feasibility.Ground(100, 80_000.0, "bfloat16", "gpu", "Made GPU")
+    group = dict.fromkeys(certificates.GROUP, "base") | {"agents": 8, "start": "process"}
+
+    def told(mode: str, engine: str, here=ground, of=sizes) -> int:
+        key = tuple((group | {"mode": mode, "engine": engine}).values())
+        return len(capacity.table([], {key: here}, {}, of, devices=1))
+
+    assert told("parallel", "eager") == 4
+    assert told("served", "vllm") == 0, "agents wait for room"
+    assert told("parallel", "eager", here=replace(ground, kind="slot")) == 0
+    assert told("parallel", "eager", of=None) == 0
+    assert told("of another version", "eager") == told("parallel", "of another version") == 0
 
 
 # What a workflow costs ----------------------------------------------------------------------------

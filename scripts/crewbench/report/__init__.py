@@ -107,7 +107,7 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
     columns = _columns(tables["summary"])
     script = (HERE / "page.js").read_text(encoding="utf-8")
     common = cells.common_workload(cells.only(trials, setting))
-    grid = fits.feasibility(tables, kind)
+    grid, capacity = fits.feasibility(tables, kind), fits.capacity(tables, kind)
     return {
         "of_study": _of_study(manifest, trials, kind),
         "title": inert.excerpt(look.get("title", "Where should the models live?"), 120),
@@ -152,6 +152,9 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
         "certificates": fits.certificates(tables, kind)[:ROWS_MAX],
         "simulated": fits.simulated(tables),
         "score": fits.score(tables),
+        "capacity": capacity[:ROWS_MAX],
+        "lengths": fits.lengths(capacity),
+        "length_headings": [f"{context:,} tokens" for context in fits.lengths(capacity)],
         "feasibility": grid[:ROWS_MAX],
         "device_counts": fits.counts(grid),
         "device_headings": [cells.devices(gpus, kind) for gpus in fits.counts(grid)],

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from crewbench import cells
+from crewbench.capacity import AGENTS_MAX, OWN
 from crewbench.certificates import AT_MOST, CERTIFIED, MORE_THAN, OUTCOMES, SIMULATED, UNSETTLED
 from crewbench.feasibility import FITS, MEASURED, NOT, NOT_RUN, PREDICTED, REFUTED, SOMETIMES
 from crewbench.stats import Estimate
@@ -116,6 +117,46 @@ def feasibility(tables: Mapping[str, pd.DataFrame], kind: str) -> Rows:
             }
         )
     return rows
+
+
+def capacity(tables: Mapping[str, pd.DataFrame], kind: str) -> Rows:
+    """A row for each mode and number of devices: how many agents fit, by context."""
+    found = tables["capacity"].assign(agents=0, start="", compile_cache="none")
+    varying = cells.varying(found, OWN[1:])
+    rows = []
+    for key, of_row in cells.in_order(found).groupby([*OWN, "gpus"], sort=False, observed=True):
+        first = of_row[of_row["as_measured"]].iloc[0].to_dict()
+        longer = of_row[~of_row["as_measured"]]
+        rows.append(
+            {
+                "mode": first["mode"],
+                "name": cells.label(dict(zip([*OWN, "gpus"], key, strict=True)), varying, kind),
+                "memory": number(first["memory_mib"]),
+                "measured": _measured_agents(first),
+                "here": (_agents(first["most_agents"]), f"{first['context_tokens']:,} tokens"),
+                "longer": {
+                    int(context): (_agents(most), "")
+                    for context, most in zip(longer["context_tokens"], longer["most_agents"], strict=True)
+                },
+            }
+        )
+    return rows
+
+
+def lengths(rows: Rows) -> list[int]:
+    """The contexts beside the measured ones that any row of `capacity` knows something of."""
+    return sorted({context for row in rows for context in row["longer"]})
+
+
+def _agents(most: int) -> str:
+    return f"{most} or more" if most == AGENTS_MAX else str(most) if most else "none"
+
+
+def _measured_agents(row: Mapping[str, Any]) -> str:
+    fit, too_many = row["fit_agents"], row["too_many_agents"]
+    said = [f"{fit:.0f} fit"] if fit == fit else []
+    said += [f"{too_many:.0f} do not"] if too_many == too_many else []
+    return ", ".join(said) or "–"
 
 
 def counts(rows: Rows) -> list[int]:

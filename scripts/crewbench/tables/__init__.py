@@ -13,6 +13,7 @@ import pandas as pd
 from crewbench import (
     bounds,
     breakeven,
+    capacity,
     cells,
     certificates,
     chain,
@@ -124,7 +125,7 @@ def _what_fits(
     ooms: pd.DataFrame,
     ground: Mapping[tuple, feasibility.Ground],
 ) -> dict[str, pd.DataFrame]:
-    """The tables `certificates` and `feasibility`."""
+    """The tables `certificates`, `feasibility` and `capacity`."""
     options = {
         name: {key: value for key, value in variant.items() if value is not None}
         for name, variant in (manifest.config.get("variants") or {}).items()
@@ -134,9 +135,11 @@ def _what_fits(
     devices = manifest.host_gpus or max((int(t["gpus"]) for t in trials), default=1)
     model = feasibility.model_of(manifest.model.get("dir"))
     points = feasibility.points(trials, attempts, ground, options, model, devices)
+    fit = capacity.table(points, ground, options, model, devices)
     return {
         "certificates": typed(certified, certificates.COLUMNS, gaps=["gpus"]),
         "feasibility": typed(points, feasibility.COLUMNS),
+        "capacity": typed(fit, capacity.COLUMNS),
     }
 
 

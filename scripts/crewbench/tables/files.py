@@ -47,6 +47,7 @@ def load(out: Path) -> dict[str, pd.DataFrame]:
         "summary",
         "certificates",
         "feasibility",
+        "capacity",
         "comparisons",
         "verdict",
         "constraints",

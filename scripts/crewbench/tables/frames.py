@@ -25,8 +25,8 @@ _TEXTS = {
 }
 _COUNTS = {"gpus", "agents", "repeat", "warm_rounds", "replays", "steps", "worker_life", "readings", "n"}
 _COUNTS |= {"calls_per_round", "a_gpus", "b_gpus", "pairs", "context_tokens", "position", "rounds"}
-_COUNTS |= {"points", "points_worked", "agents_from", "agents_to", "gpus_from", "gpus_to"}
-_TRUTHS = {"settled", "simulated_budget", "random_weights"}
+_COUNTS |= {"most_agents", "points", "points_worked", "agents_from", "agents_to", "gpus_from", "gpus_to"}
+_TRUTHS = {"as_measured", "settled", "simulated_budget", "random_weights"}
 
 
 def typed(rows: Iterable[Mapping[str, Any]], names: Sequence[str], gaps: Sequence[str] = ()) -> pd.DataFrame:
