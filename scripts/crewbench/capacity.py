@@ -13,7 +13,17 @@ from crewbench import cells
 from crewbench.certificates import GROUP
 from crewbench.checkpoint.manifest import Manifest
 from crewbench.engines import ENGINES
-from crewbench.feasibility import FITS, MEASURED, NOT, REFUTED, Ground, cell_of, contexts, predicted_peak_mib
+from crewbench.feasibility import (
+    FITS,
+    MEASURED,
+    NOT,
+    REFUTED,
+    SOMETIMES,
+    Ground,
+    cell_of,
+    contexts,
+    predicted_peak_mib,
+)
 from crewbench.matrix import skip_reason
 from crewbench.modes import MODES
 from crewbench.trial import Cell
@@ -37,12 +47,13 @@ def table(
     model: Manifest | None,
     devices: int,
 ) -> list[dict[str, Any]]:
-    """One row for each mode (with its engine, variant and host), number of GPUs up to `devices`, and context:
-    `most_agents` that fit as predicted, at most AGENTS_MAX, 0 if none do. `as_measured` is the longest
-    context that its trials met; beside it stand the most agents that were measured to fit (`fit_agents`) and
-    the fewest that were not (`too_many_agents`). What the prediction leaves out (activations above all) makes
-    real peaks larger: `measured_over_predicted` is the largest such ratio of the mode's measured points, 1 if
-    none is larger, and every prediction here is multiplied by it.
+    """One row for each mode (with its engine, variant and host), number of GPUs (up to `devices`, and what
+    was measured beyond), and context: `most_agents` that fit as predicted, at most AGENTS_MAX, 0 if none do.
+    `as_measured` is the longest context that its trials met; beside it stand the most agents that were
+    measured to fit (`fit_agents`) and the fewest that were not (`too_many_agents`); a crew that fitted at
+    times is both. What the prediction leaves out (activations above all) makes real peaks larger:
+    `measured_over_predicted` is the largest such ratio of the mode's measured points, 1 if none is larger,
+    and every prediction here is multiplied by it.
 
     `points` are feasibility's, `ground` is by certificates.GROUP. Nothing for slots, whose budgets are
     simulated, for modes that search, which end as another mode, for engines that reserve memory, which let
@@ -53,10 +64,11 @@ def table(
             continue
         measured = [point for point in points if tuple(point[name] for name in OWN) == own]
         over = _over(measured)
-        for gpus in range(1, devices + 1):
-            fit = {
-                n: [p["agents"] for p in measured if (p["gpus"], p["fits"]) == (gpus, n)] for n in (FITS, NOT)
-            }
+        # A cell over several hosts has more GPUs than one host.
+        for gpus in sorted({*range(1, devices + 1), *(point["gpus"] for point in measured)}):
+            here_too = [point for point in measured if point["gpus"] == gpus]
+            fit = [point["agents"] for point in here_too if point["fits"] in (FITS, SOMETIMES)]
+            too_many = [point["agents"] for point in here_too if point["fits"] in (NOT, SOMETIMES)]
             for context in contexts(here, model):
                 most = _most_agents(group, gpus, here, context, over, options, model)
                 if most is None:
@@ -66,8 +78,8 @@ def table(
                     {
                         **{name: group[name] for name in OWN},
                         **{"gpus": gpus, "context_tokens": context, "as_measured": seen, "most_agents": most},
-                        "fit_agents": max(fit[FITS], default=None) if seen else None,
-                        "too_many_agents": min(fit[NOT], default=None) if seen else None,
+                        "fit_agents": max(fit, default=None) if seen else None,
+                        "too_many_agents": min(too_many, default=None) if seen else None,
                         "measured_over_predicted": over,
                         **{"memory_mib": here.memory_mib, "device_name": here.device_name},
                     }

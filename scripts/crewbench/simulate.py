@@ -8,6 +8,7 @@ from few cores, slow each other.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from crewbench.deployment import Deployment, Step
@@ -42,9 +43,9 @@ class Prediction:
 def peak_memory(deployment: Deployment, costs: Costs) -> dict[int, float]:
     """MiB per device position: each copy's weights, context and the sequences it may have in flight."""
     peak = dict.fromkeys(deployment.devices, 0.0)
+    steps = Counter(name for step in deployment.steps for name in step.workers)
     for worker in deployment.workers:
-        steps = sum(worker.name in step.workers for step in deployment.steps)
-        sequences = min(worker.concurrency, steps) * costs.sequence_mib
+        sequences = min(worker.concurrency, steps[worker.name]) * costs.sequence_mib
         for device in worker.devices:
             peak[device] += (costs.weights_mib + sequences) / len(worker.devices) + costs.context_mib
     return peak

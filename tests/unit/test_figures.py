@@ -416,8 +416,28 @@ def test_a_mode_that_was_not_run_in_the_headline_setting_is_shown_where_it_worke
     of = study_of(lines, tmp_path)
     drawn = draw(figures.timeline, Canvas(), "auto_expand", of=of)
     assert "variant large): the one with the median cold makespan of those that worked" in drawn.caption
-    assert {"attempt 2", "given up", "failed"} <= set(texts(drawn))
-    assert "given up" not in texts(draw(figures.timeline, Canvas(), "shared", of=of))
+    assert {"attempt 2", "failed"} <= set(texts(drawn))
+
+
+def test_a_worker_that_was_ready_was_not_given_up_while_it_started(study, draw):
+    agents = study.tables["agents"]
+    cold = (agents["mode"] == "parallel") & (agents["round"] == 0)
+    late = agents.assign(status=agents["status"].mask(cold, str(Status.CANCELLED)))
+    cancelled = figures.Study({**study.tables, "agents": late}, {})
+    assert "given up" not in texts(draw(figures.timeline, Canvas(), "parallel", of=cancelled))
+    workers = study.tables["workers"]
+    never = figures.Study({**cancelled.tables, "workers": workers.assign(ready_at_s=np.nan)}, {})
+    assert "given up" in texts(draw(figures.timeline, Canvas(), "parallel", of=never))
+
+
+def test_a_timeline_from_another_host_names_it(tmp_path, draw):
+    near = [Cell(mode, 1, 4, "eager", "zygote") for mode in ("sequential", "parallel")]
+    lines = [made_trials.make_trial(tmp_path, cell, 1, host="near", warm_rounds=1) for cell in near]
+    far = Cell("shared", 1, 4, "eager", "zygote")
+    lines.append(made_trials.make_trial(tmp_path, far, 1, host="far", warm_rounds=1))
+    of = study_of(lines, tmp_path)
+    assert ", host far): " in draw(figures.timeline, Canvas(), "shared", of=of).caption
+    assert "host" not in draw(figures.timeline, Canvas(), "sequential", of=of).caption
 
 
 def test_a_timeline_has_every_agent_and_every_device(draw):

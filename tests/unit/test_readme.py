@@ -77,12 +77,12 @@ def test_how_many_agents_would_fit_is_the_references(readme, root):
     few, long, shared = (
         rows[key] for key in (("parallel", "1", "264"), ("parallel", "1", "32768"), ("shared", "1", "32768"))
     )
-    over = [100 * float(row["measured_over_predicted"]) - 100 for row in (few, shared)]
+    over = [float(row["measured_over_predicted"]) for row in (few, shared)]
     said = (
-        f"By memory alone {few['most_agents']} agents with a copy each would fit on one card, "
-        f"{long['most_agents']} with 32,768 tokens each; {shared['most_agents']} such agents share a copy.** "
-        "Predicted, and raised by what measured peaks had over the prediction "
-        f"({over[0]:.0f} and {over[1]:.0f} %)."
+        f"By memory alone one card has room for {few['most_agents']} agents with a copy each, or "
+        f"{long['most_agents']} with 32,768 tokens each; sharing one copy, for {shared['most_agents']} with "
+        "32,768 tokens each.** Predicted from the checkpoint's sizes; the predicted memory is multiplied by "
+        f"what measured peaks had over it ({over[0]:.2f} and {over[1]:.2f})."
     )
     assert said in " ".join(readme.split())
 

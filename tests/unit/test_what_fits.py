@@ -281,6 +281,53 @@ def test_modes_differ_in_how_many_agents_they_have_room_for(tmp_path):
     assert rows["Sequential, 1 GPU"]["here"][0] == "256 or more"
 
 
+def test_what_measured_crews_contradict_is_marked(tmp_path):
+    found = study(tmp_path, PARALLEL[:2], weights_mib=500.0)  # predicted: 1,057 MiB a copy, measured 700
+    one, two = fits.capacity(found, "gpu")
+    assert (one["measured"], one["here"][0]) == ("4 do not", "1")
+    assert (two["measured"], two["here"][0]) == ("4 fit", "2, refuted")
+
+
+@pytest.mark.parametrize(
+    ("fit", "too_many", "said", "marked"),
+    [
+        (None, None, "–", ""),
+        (9, 12, "9 fit, 12 do not", ""),
+        (10, None, "10 fit", ", refuted"),
+        (None, 9, "9 do not", ", refuted"),
+        (4, 4, "4 fit at times", ""),
+        (8, 4, "4 to 8 fit at times", ""),
+    ],
+)
+def test_crews_that_fit_or_do_not_in_words(fit, too_many, said, marked):
+    row = pd.Series({"fit_agents": fit, "too_many_agents": too_many, "most_agents": 9}, dtype=float).to_dict()
+    assert (fits._measured_agents(row), fits._refuted(row)) == (said, marked)
+
+
+def test_a_crew_that_fits_at_times_counts_on_both_sides(tmp_path):
+    found = study(tmp_path, PARALLEL[1:2], weights_mib=190.0)
+    (point,) = (p for p in found["feasibility"].to_dict("records") if p["outcome"] == feasibility.MEASURED)
+    key = tuple(point[name] for name in certificates.GROUP)
+    ground = {key: feasibility.Ground(228, 1500.0, "float32", "gpu", "Made GPU")}
+    sizes = feasibility.model_of(tmp_path / "models/made")
+    point |= {"fits": feasibility.SOMETIMES}
+    rows = capacity.table([point], ground, {}, sizes, devices=2)
+    (row,) = (r for r in rows if r["gpus"] == 2 and r["as_measured"])
+    assert (row["fit_agents"], row["too_many_agents"]) == (4, 4)
+
+
+def test_gpus_of_several_hosts_have_their_row(tmp_path):
+    group = dict.fromkeys(certificates.GROUP, "two") | {"mode": "actors", "engine": "eager"}
+    group |= {"agents": 16, "start": "process"}
+    ground = {tuple(group.values()): feasibility.Ground(100, 80_000.0, "float32", "gpu", "Made GPU")}
+    seen = {"outcome": feasibility.MEASURED, "fits": "yes", "peak_mib": 700.0, "predicted_peak_mib": 700.0}
+    options = {"two": {"hosts": 2, "ray_address": "auto"}}
+    sizes = feasibility.model_of(model(tmp_path / "m", 190.0))
+    rows = capacity.table([{**group, "gpus": 16, **seen}], ground, options, sizes, devices=8)
+    assert {row["gpus"] for row in rows} == {2, 4, 6, 8, 16}
+    assert [r["fit_agents"] for r in rows if r["gpus"] == 16 and r["as_measured"]] == [16]
+
+
 def test_nobody_is_told_how_many_fit_where_memory_does_not_say(tmp_path):
     sizes = Manifest(**{**json.loads((model(tmp_path / "m", 100.0) / "manifest.json").read_text())})
     ground = feasibility.Ground(100, 80_000.0, "bfloat16", "gpu", "Made GPU")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +50,8 @@ def timeline(study: Study, canvas: Canvas, mode: str) -> Drawn:
     else:
         row, thin = 0.24, 0.2
     names = [drawing.plain(str(p).replace("_", " "), 32) for p in people]
-    # Another one's failure ended the attempt while their workers started.
-    given_up = (agents["status"] == Status.CANCELLED) & (agents["round"] == 0)
+    lives = _lives(workers)
+    given_up = any(_given_up(step["status"], life) for step, life in _started(agents, lives))
     sheet = Sheet(
         canvas,
         question,
@@ -62,7 +62,7 @@ def timeline(study: Study, canvas: Canvas, mode: str) -> Drawn:
         heading=0.24,
         legend=[
             Key("starting", STARTING),
-            *([Key("given up", STARTING, hatch="////")] if given_up.any() else []),
+            *([Key("given up", STARTING, hatch="////")] if given_up else []),
             Key("waiting", WAITING),
             Key("answering", canvas.mode(mode)),
             *([Key("failed", BAD, hatch="////")] if (agents["status"] != Status.OK).any() else []),
@@ -70,7 +70,7 @@ def timeline(study: Study, canvas: Canvas, mode: str) -> Drawn:
         note=study.notes(memory=True),
     )
     top, middle, low = sheet.axes
-    _agents_panel(top, people, names, agents, workers, canvas, mode)
+    _agents_panel(top, people, names, agents, lives, canvas, mode)
     _rounds_marked(sheet.axes, rounds, top)
     budget = "simulated budget" if trial["simulated_budget"] else "whole budget"
     _devices_panel(middle, memory, places, canvas, mode)
@@ -84,8 +84,10 @@ def timeline(study: Study, canvas: Canvas, mode: str) -> Drawn:
             ax.set_xticklabels([])
         ax.grid(axis="x")
     low.set_xlabel("seconds from the first round's start", loc="left")
+    setting = study.setting_words(of=trial)
+    setting += f", host {trial['host']}" if trial["host"] != study.setting["host"] else ""
     caption = (
-        f"One trial, repeat {trial['repeat']} of {study.label(trial)} ({study.setting_words(of=trial)}): "
+        f"One trial, repeat {trial['repeat']} of {study.label(trial)} ({setting}): "
         + (
             "the one with the median cold makespan of those that worked. "
             if trial["status"] == "ok"
@@ -102,27 +104,43 @@ def timeline(study: Study, canvas: Canvas, mode: str) -> Drawn:
     )
 
 
+_Lives = Mapping[tuple, Mapping[str, Any]]
+
+
+def _lives(workers: pd.DataFrame) -> _Lives:
+    """Each life of a worker, by its attempt, name and number: the row of its first device."""
+    return {
+        (w["attempt"], w["worker"], w["worker_life"]): w
+        for w in workers.sort_values("device_index", ascending=False).to_dict("records")
+    }
+
+
+def _started(agents: pd.DataFrame, lives: _Lives) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Steps of round 0 with the life of the worker that they waited for."""
+    for step in agents[agents["round"] == 0].to_dict("records"):
+        life = lives.get((step["attempt"], step["worker"], step["worker_life"]))
+        if life is not None:
+            yield step, life
+
+
 def _agents_panel(
     ax: Axes,
     people: Sequence[str],
     names: Sequence[str],
     agents: pd.DataFrame,
-    workers: pd.DataFrame,
+    lives: _Lives,
     canvas: Canvas,
     mode: str,
 ) -> None:
-    lives = {
-        (w["attempt"], w["worker"], w["worker_life"]): w
-        for w in workers.sort_values("device_index", ascending=False).to_dict("records")
-    }
+    for step, life in _started(agents, lives):
+        y = people.index(step["agent"])
+        _setup_bar(ax, y, life, step["status"], step["step"])
+        if life["spawned_at_s"] > step["queued_at_s"]:
+            _waiting_bar(ax, y, step["queued_at_s"], life["spawned_at_s"], step["step"])
     place = {p: i for i, p in enumerate(people)}
     for step in agents.to_dict("records"):
         y = place[step["agent"]]
         life = lives.get((step["attempt"], step["worker"], step["worker_life"]))
-        if step["round"] == 0 and life is not None:
-            _setup_bar(ax, y, life, step["status"], step["step"])
-            if life["spawned_at_s"] > step["queued_at_s"]:
-                _waiting_bar(ax, y, step["queued_at_s"], life["spawned_at_s"], step["step"])
         begin, end = step["started_at_s"], step["ended_at_s"]
         if math.isnan(begin):
             continue
@@ -159,6 +177,11 @@ def _agents_panel(
     _row_names(ax, names, canvas)
 
 
+def _given_up(status: str, life: Mapping[str, Any]) -> bool:
+    """Whether another one's failure ended the attempt while this worker started."""
+    return status == Status.CANCELLED and math.isnan(life["ready_at_s"])
+
+
 def _lasts(bar: Artist, step: str, doing: str, begin: float, end: float) -> None:
     """What a bar of a step says when pointed at."""
     said = f"{str(step).replace('_', ' ')}: {doing} {seconds(end - begin)}, from {seconds(begin)}"
@@ -171,7 +194,7 @@ def _setup_bar(ax: Axes, y: float, life: Mapping[str, Any], status: str, step: s
     end = life["ready_at_s"] if not math.isnan(life["ready_at_s"]) else life["stopped_at_s"]
     if math.isnan(begin) or math.isnan(end):
         return
-    oom, given_up = status == Status.OOM, status == Status.CANCELLED
+    oom, given_up = status == Status.OOM, _given_up(status, life)
     (bar,) = ax.barh(
         y,
         end - begin,

@@ -122,7 +122,7 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
         ],
         "lead": _lead(manifest, trials, kind),
         "compared_here": _compared_words(cells.comparable(trials)),
-        "setting": _setting_words(setting, cells.agreement(trials, setting)),
+        "setting": _setting_words(setting, Agreement.worst(here["agreement"].unique())),
         "warnings": _warnings(trials),
         "opening": opening.answers(tables, limits),
         "answers": verdict.answers(tables),

@@ -133,7 +133,11 @@ def capacity(tables: Mapping[str, pd.DataFrame], kind: str) -> Rows:
                 "name": cells.label(dict(zip([*OWN, "gpus"], key, strict=True)), varying, kind),
                 "memory": number(first["memory_mib"]),
                 "measured": _measured_agents(first),
-                "here": (_agents(first["most_agents"]), f"{first['context_tokens']:,} tokens"),
+                "over": number(first["measured_over_predicted"]),
+                "here": (
+                    _agents(first["most_agents"]) + _refuted(first),
+                    f"{first['context_tokens']:,} tokens",
+                ),
                 "longer": {
                     int(context): (_agents(most), "")
                     for context, most in zip(longer["context_tokens"], longer["most_agents"], strict=True)
@@ -152,8 +156,16 @@ def _agents(most: int) -> str:
     return f"{most} or more" if most == AGENTS_MAX else str(most) if most else "none"
 
 
+def _refuted(row: Mapping[str, Any]) -> str:
+    """Whether crews that were measured say otherwise. Comparisons with NaN, not measured, are false."""
+    fit, too_many, most = row["fit_agents"], row["too_many_agents"], row["most_agents"]
+    return ", refuted" if not fit >= too_many and (fit > most or too_many <= most) else ""
+
+
 def _measured_agents(row: Mapping[str, Any]) -> str:
     fit, too_many = row["fit_agents"], row["too_many_agents"]
+    if fit >= too_many:
+        return f"{too_many:.0f} to {fit:.0f} fit at times" if fit > too_many else f"{fit:.0f} fit at times"
     said = [f"{fit:.0f} fit"] if fit == fit else []
     said += [f"{too_many:.0f} do not"] if too_many == too_many else []
     return ", ".join(said) or "–"
