@@ -14,7 +14,7 @@ from typing import Any
 
 from crewbench import cells, metrics, stats
 from crewbench.records import AgentRow, RoundRow, Status, WorkerRow
-from crewbench.runners import RUNNERS
+from crewbench.runners import RUNNERS, RunnerInfo
 
 START = ("spawn", "import", "context", "load", "compile")
 """The stages of round 0 that are a start: before anything is inferred."""
@@ -28,13 +28,13 @@ COMPARISONS = {
 }
 """What is compared, in words."""
 
-BESIDE = ("agents", "gpus", "start", "host", "workload")
+BESIDE = ("agents", "gpus", "host", "workload")
 """What the two sides of a pair have in common, besides equal numbers of tasks and tokens."""
 
 BASE = "base"
 """The variant without options, which every config has."""
 
-OWN = ("mode", "engine", "variant", "compile_cache")
+OWN = ("mode", "engine", "start", "variant", "compile_cache")
 """What they may differ in."""
 
 SIDES = ("comparison", *BESIDE, *(f"{side}_{name}" for side in "ab" for name in OWN))
@@ -47,7 +47,9 @@ COLUMNS = (
 )
 REPEAT_COLUMNS = (*(*SIDES, "repeat", "start_a_s", "start_b_s", "call_a_s", "call_b_s", "zygote_s", "calls"),)
 
-NEVER, AT_ONCE, REPAID = "never", "at once", "repaid"
+NEVER, NOT_SHOWN, AT_ONCE, REPAID = "never", "not shown", "at once", "repaid"
+WITHOUT = (NEVER, NOT_SHOWN)
+"""The outcomes that have no n*."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,21 +134,23 @@ class Pair:
 
     @property
     def outcome(self) -> str:
-        """never: b's calls are not shown to be cheaper, for the interval of what one saves includes 0 or lies
-        below; at once: they are, and b starts no later; else repaid."""
+        """never: b's calls are not cheaper; not shown: they are, but the interval of what one saves includes
+        0; at once: they are, and b starts no later; else repaid."""
         saved = self.saved
-        if (saved.low if saved.has_interval else saved.value) <= 0:
+        if saved.value <= 0:
             return NEVER
+        if saved.has_interval and saved.low <= 0:
+            return NOT_SHOWN
         return REPAID if sum(self._later().values()) > 0 else AT_ONCE
 
     @property
     def calls(self) -> stats.Estimate:
         """n*: mean((start_b - start_a) / call_a) / mean(1 - call_b / call_a), with Fieller's interval for
-        paired values, cut at 0. Without a value where the outcome is never.
+        paired values, cut at 0. Without a value where the outcome is never or not shown.
 
         Both are taken in calls of a in the same repeat: what makes a repeat slow makes its starts and its
         calls slow, and it weighs no more for that."""
-        if self.outcome == NEVER:
+        if self.outcome in WITHOUT:
             return stats.Estimate(None, None, None, len(self.repeats), _not_cheaper(self.saved))
         found = stats.ratio_of_means(self._later(), self._saved())
         low, high = (max(0.0, found.low), max(0.0, found.high)) if found.has_interval else (None, None)
@@ -218,8 +222,9 @@ def pairs(trials: Iterable[tuple[Mapping[str, Any], int, Costs]]) -> list[Pair]:
     """Every pair of the trials' (cell, repeat, costs) that makes sense, within one host.
 
     A cell whose calls had workers of their own is compared with itself, resident. Two engines are compared in
-    the same mode, and whatever is not held by plain processes with each mode that is, if they have devices,
-    agents and work in common. A variant that the other side does not know meets its base."""
+    the same mode and start state, and whatever is not held by plain processes with each mode that is, if they
+    have devices, agents and work in common. What the other side does not know, a start state or a variant,
+    meets what it has instead."""
     sides: dict[tuple, Side] = {}
     grouped: dict[tuple, dict[int, Costs]] = defaultdict(dict)
     cell_of: dict[tuple, Mapping[str, Any]] = {}
@@ -252,7 +257,11 @@ def _pair(comparison: str, a: Side, b: Side) -> Pair | None:
     (cell_a, ours), (cell_b, theirs) = a, b
     both = {
         repeat: Repeat(
-            one.start_s, theirs[repeat].start_s, one.call_s, theirs[repeat].call_s, theirs[repeat].zygote_s
+            one.start_s,
+            theirs[repeat].start_s,
+            one.call_s,
+            theirs[repeat].call_s,
+            one.zygote_s if theirs[repeat].zygote_s is None else theirs[repeat].zygote_s,
         )
         for repeat, one in ours.items()
         if repeat in theirs and (one.calls, one.tokens) == (theirs[repeat].calls, theirs[repeat].tokens)
@@ -264,10 +273,9 @@ def _calls(repeats: Mapping[Hashable, Costs]) -> int:
     return max(c.calls for c in repeats.values())
 
 
-def _usual(side: Side) -> bool:
-    """Whether the runner is the one that others are compared with; one that this version has not is not."""
-    runner = RUNNERS.get(next(iter(side[1].values())).runner)
-    return runner is not None and runner.baseline
+def _runner(side: Side) -> RunnerInfo | None:
+    """What holds the side's workers; None for one that this version has not."""
+    return RUNNERS.get(next(iter(side[1].values())).runner)
 
 
 def _beside(one: Side, other: Side) -> bool:
@@ -275,7 +283,7 @@ def _beside(one: Side, other: Side) -> bool:
 
 
 def _engines(one: Side, other: Side) -> bool:
-    same = all(one[0][name] == other[0][name] for name in ("mode", "variant"))
+    same = all(one[0][name] == other[0][name] for name in ("mode", "start", "variant"))
     return same and _beside(one, other) and one[0]["engine"] != other[0]["engine"]
 
 
@@ -286,9 +294,17 @@ def _dearer_last(one: Side, other: Side) -> tuple[Side, Side]:
 
 
 def _runners(a: Side, b: Side, known: Sequence[Side]) -> bool:
-    """Whether a is held by the usual runner and b is not, and a is what should stand beside b."""
-    if not _usual(a) or _usual(b) or not _beside(a, b):
+    """Whether a is held by the runner that others are compared with and b is not, and a is what should stand
+    beside b."""
+    ours, theirs = _runner(a), _runner(b)
+    if ours is None or theirs is None or not ours.baseline or theirs.baseline:
         return False
-    variants = {side[0]["variant"] for side in known if _usual(side) and _beside(side, b)}
-    wanted = b[0]["variant"] if b[0]["variant"] in variants else BASE
-    return a[0]["variant"] == wanted
+    usual = [side[0] for side in known if (_runner(side) or theirs).baseline and _beside(side, b)]
+    # A server is never forked from a zygote: without a process like its own, those that are stand beside it.
+    starts = {b[0]["start"]}
+    if not any(cell["start"] in starts for cell in usual):
+        starts = {cell["start"] for cell in usual} - set(theirs.starts)
+    usual = [cell for cell in usual if cell["start"] in starts]
+    variants = {cell["variant"] for cell in usual}
+    wanted = next(({v} for v in (b[0]["variant"], BASE) if v in variants), variants)
+    return a[0] in usual and a[0]["variant"] in wanted

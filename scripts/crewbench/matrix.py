@@ -497,11 +497,14 @@ class Matrix:
         usual_s = self.estimated_s(trial_id)
         copies = max(len(d.workers) for d in plan.attempts)
         per_copy = 900 + (2 * self.model.weights_mib if slots else 512)
+        # What an engine compiles may be made by a worker that starts before the clock.
+        starts = 1 + ENGINES[trial.cell.engine].compile_cache
         return {
             "gpu": trial.cell.gpus // trial.cell.hosts,
             "host": HOST if self.config.exclusive else 1,
             "mem_mb": 1500 + self.model.weights_mib + copies * per_copy,
-            "runtime": 15 + math.ceil(max(5 * usual_s, usual_s + timeouts.load_s + timeouts.step_s) / 60),
+            "runtime": 15
+            + math.ceil(max(5 * usual_s, usual_s + starts * (timeouts.load_s + timeouts.step_s)) / 60),
             "cores": max(1, copies * self.config.threads_per_worker),
         }
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Start:
     """`zygote`: workers are forked from a process that has done the imports. `cached`: the weights are
     in the page cache before round 0; otherwise they are evicted from it. Both are verified.
-    `keeps_compiled`: what an engine compiled in earlier trials lies on disk; otherwise nothing does."""
+    `keeps_compiled`: what an engine compiles lies on disk before round 0; otherwise nothing does."""
 
     name: str
     title: str

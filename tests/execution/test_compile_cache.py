@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from crewbench.engines import compile_cache
+from made_study import SCRIPTS
 
 COMPILE = """
 import torch
@@ -41,3 +42,60 @@ def test_a_second_process_finds_what_the_first_compiled(tmp_path):
     assert then.state == "filled"
     assert sum(compile_in_a_new_process(then)) >= 1
     assert then.record()["files_after"] == then.files
+
+
+# `compiled` wants a GPU, so here `eager` compiles something small when it loads, with torch's own compiler.
+EAGER_THAT_COMPILES = """
+import sys
+from dataclasses import replace
+
+sys.path.append(SCRIPTS)
+from crewbench import engines
+
+engines.ENGINES["eager"] = replace(
+    engines.ENGINES["eager"], module="eager_that_compiles", cls="Compiling", compile_cache=True
+)
+"""
+ENGINE = """
+import torch
+from crewbench.engines.hf import Eager
+
+class Compiling(Eager):
+    def load(self):
+        loaded = super().load()
+        torch.compile(lambda x: (x @ x.T).softmax(-1).sum(0) * 3)(torch.ones(16, 16))
+        return loaded
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled_trials(small_study, tmp_path_factory):
+    """Two repeats of one cell, run in this order."""
+    place = tmp_path_factory.mktemp("site")
+    (place / "sitecustomize.py").write_text(f"SCRIPTS = {str(SCRIPTS)!r}\n{EAGER_THAT_COMPILES}")
+    (place / "eager_that_compiles.py").write_text(ENGINE)
+    run = {"mode": "parallel", "gpus": 1, "agents": 1, "start": "process"}
+    study = small_study({"repeats": 2, "warm_rounds": 1, "runs": [run]})
+    return [study.run(name, PYTHONPATH=str(place)) for name in sorted(study.trials)]
+
+
+@pytest.mark.needs("g++")
+def test_each_repeat_finds_it_compiled_and_only_the_first_has_it_made(compiled_trials):
+    first, second = (result.trial["compile_cache"] for result in compiled_trials)
+    assert [first["state"], second["state"]] == ["filled", "filled"]
+    assert first["made_s"] > 0 and first["files"] > 0
+    assert second["made_s"] is None and second["files"] >= first["files"]
+    assert [result.trial["status"] for result in compiled_trials] == ["ok", "ok"]
+
+
+@pytest.mark.needs("g++")
+def test_the_start_before_the_clock_leaves_no_row_and_no_time(compiled_trials):
+    first, second = compiled_trials
+    assert "a worker starts before the clock" in first.log
+    assert "a worker starts before the clock" not in second.log
+    for name in ("workers", "agents", "rounds"):
+        assert len(first.rows(name)) == len(second.rows(name)) > 0
+    assert {r["attempt"] for r in first.rows("workers")} == {"1"}
+    # The sampler starts after it and shortly before the cold round.
+    began_s = float(first.rows("rounds")[0]["started_at_s"])
+    assert began_s - first.trial["compile_cache"]["made_s"] < float(first.rows("gpu")[0]["t_at_s"]) <= began_s

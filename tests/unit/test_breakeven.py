@@ -3,7 +3,18 @@
 import pytest
 
 from crewbench import breakeven
-from crewbench.breakeven import AT_ONCE, ENGINE, NEVER, REPAID, RESIDENT, RUNNER, Costs, Pair, Repeat
+from crewbench.breakeven import (
+    AT_ONCE,
+    ENGINE,
+    NEVER,
+    NOT_SHOWN,
+    REPAID,
+    RESIDENT,
+    RUNNER,
+    Costs,
+    Pair,
+    Repeat,
+)
 from crewbench.records import AgentRow, RoundRow, Status, WorkerRow
 
 CELL = {
@@ -90,16 +101,16 @@ def test_the_interval_is_fiellers_on_paired_repeats():
 
 
 @pytest.mark.parametrize(
-    "repeats",
+    ("repeats", "outcome"),
     [
-        [(10.0, 70.0, 2.0, 2.0)],  # a call costs the same
-        [(10.0, 70.0, 2.0, 2.5), (10.0, 70.0, 2.0, 2.4), (10.0, 70.0, 2.0, 2.6)],  # it costs more
-        [(10.0, 70.0, 2.0, 1.0), (10.0, 70.0, 2.0, 3.0), (10.0, 70.0, 2.0, 1.5)],  # nobody knows
+        ([(10.0, 70.0, 2.0, 2.0)], NEVER),  # a call costs the same
+        ([(10.0, 70.0, 2.0, 2.5), (10.0, 70.0, 2.0, 2.4), (10.0, 70.0, 2.0, 2.6)], NEVER),  # it costs more
+        ([(10.0, 70.0, 2.0, 1.0), (10.0, 70.0, 2.0, 3.0), (10.0, 70.0, 2.0, 1.5)], NOT_SHOWN),  # nobody knows
     ],
 )
-def test_without_a_call_that_is_shown_to_be_cheaper_it_is_never_repaid(repeats):
+def test_without_a_call_that_is_shown_to_be_cheaper_there_is_no_number(repeats, outcome):
     found = pair(*repeats)
-    assert found.outcome == NEVER
+    assert found.outcome == outcome
     assert found.calls.value is None
     assert "cheaper" in found.calls.reason
     assert found.row()["calls"] is None
@@ -154,6 +165,26 @@ def test_a_servers_variant_meets_the_same_variant_else_the_base():
     base, short = ({}, costs(7.0, 1.0)), ({"variant": "short"}, costs(7.0, 0.5))
     assert [p.a["variant"] for p in pairs(server, base)] == ["base"]
     assert [p.a["variant"] for p in pairs(server, base, short)] == ["short"]
+
+
+def test_without_a_base_a_servers_base_meets_the_variants_there_are():
+    server = ({"mode": "served"}, costs(120.0, 0.1, runner="server"))
+    fast, short = ({"variant": "fast"}, costs(7.0, 1.0)), ({"variant": "short"}, costs(7.0, 0.5))
+    assert [p.a["variant"] for p in pairs(server, fast, short)] == ["fast", "short"]
+
+
+def test_a_server_that_cannot_be_forked_meets_forked_workers_where_there_are_no_others():
+    server = ({"mode": "served"}, costs(120.0, 0.1, runner="server"))
+    forked = ({"start": "zygote"}, costs(2.0, 1.0, zygote_s=12.0))
+    (found,) = pairs(server, forked)
+    assert (found.a["start"], found.b["start"]) == ("zygote", "process")
+    assert found.repeats[1].zygote_s == 12.0
+    row = found.row()
+    assert (row["a_start"], row["b_start"], row["calls"]) == ("zygote", "process", pytest.approx(118 / 0.9))
+    own = ({}, costs(7.0, 1.0))
+    assert [p.a["start"] for p in pairs(server, forked, own)] == ["process"]
+    # From disk it could start too: that it was not measured is no reason to compare.
+    assert pairs(server, ({"start": "disk"}, costs(20.0, 1.0))) == []
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""What lay compiled before a trial: found by the start state, counted, and named in the record."""
+"""What lies compiled before round 0: by the start state, counted, and named in the record."""
 
 import pytest
 
 import made_trials
+from crewbench.deployment import Worker
 from crewbench.devices.inventory import Device
 from crewbench.engines import ENGINES, compile_cache
 from crewbench.engines.compile_cache import CompileCache
@@ -19,11 +20,14 @@ def before(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     count = iter(range(100))
 
-    def find(start, engine="compiled", host="box", device=GPU, **options) -> CompileCache:
+    def find(
+        start, engine="compiled", host="box", device=GPU, devices=(0,), concurrency=1, **options
+    ) -> CompileCache:
         spec = made_trials.spec(Cell("parallel", 1, 1, engine, start, options=options), 1)
         scratch = tmp_path / f"scratch{next(count)}"
         scratch.mkdir()
-        return compiled_before(spec, STARTS[start], "tiny-1", [device], host, scratch)
+        worker = Worker("worker", devices, engine, concurrency=concurrency)
+        return compiled_before(spec, STARTS[start], worker, "tiny-1", [device], host, scratch)
 
     return find
 
@@ -32,6 +36,12 @@ def compile_something(cache: CompileCache) -> None:
     place = cache.directory / "inductor" / "fxgraph"
     place.mkdir(parents=True, exist_ok=True)
     (place / "graph").write_bytes(b"x" * 2**20)
+
+
+def make(cache: CompileCache) -> CompileCache:
+    """As a worker that comes up before the clock leaves it."""
+    compile_something(cache)
+    return compile_cache.made(cache.directory, cache.kind, 30.0)
 
 
 def test_from_disk_every_trial_finds_nothing_compiled(before):
@@ -43,13 +53,34 @@ def test_from_disk_every_trial_finds_nothing_compiled(before):
 
 
 @pytest.mark.parametrize("start", ["process", "zygote"])
-def test_other_start_states_find_what_the_trials_before_them_left(before, start):
+def test_other_start_states_find_what_a_worker_made_once(before, start):
     first = before("process")
-    assert first.state == "empty"
-    compile_something(first)
+    assert (first.state, first.whole) == ("empty", False)
+    now = make(first)
+    assert (now.state, now.files, now.mib, now.made_s) == ("filled", 1, 1.0, 30.0)
     then = before(start)
-    assert (then.state, then.files, then.mib) == ("filled", 1, 1.0)
+    assert (then.state, then.files, then.mib, then.made_s) == ("filled", 1, 1.0, None)
     assert then.directory == first.directory
+
+
+def test_what_a_worker_left_that_never_came_up_is_not_a_filled_cache(before):
+    compile_something(before("process"))
+    found = before("process")
+    assert (found.state, found.whole, found.files) == ("empty", False, 1)
+
+
+def test_a_worker_of_another_shape_needs_a_start_of_its_own(before):
+    make(before("process"))
+    assert before("process").whole
+    assert not before("process", devices=(0, 1)).whole
+    assert not before("process", concurrency=8).whole
+
+
+def test_a_device_on_which_the_engine_leaves_nothing_is_asked_once(before):
+    cache = before("process")
+    compile_cache.made(cache.directory, cache.kind, 3.0)
+    then = before("process")
+    assert (then.state, then.whole) == ("empty", True)
 
 
 def test_the_record_says_what_was_found_and_what_was_added(before):

@@ -64,6 +64,72 @@ def test_the_measured_table_says_what_the_reference_study_holds(readme, summary)
         assert cells[5] == shown(speed).split(" ")[0]
 
 
+STUDY = "results/reference/1x-h200-study/tables"
+
+
+@pytest.fixture
+def study(root):
+    def rows(name):
+        with open(root / STUDY / f"{name}.csv", newline="") as file:
+            return list(csv.DictReader(file))
+
+    return rows
+
+
+def one(rows, **wanted):
+    (row,) = (r for r in rows if all(r[name] == value for name, value in wanted.items()))
+    return row
+
+
+def test_the_table_of_one_gpu_says_what_its_study_holds(readme, study):
+    of = {
+        "`served`, vLLM, compiled before": ("served", "base", "filled"),
+        "`served`, vLLM, nothing compiled": ("served", "base", "empty"),
+        **{f"`{mode}`": (mode, "fast-load", "none") for mode in ("parallel", "sequential", "shared")},
+        "*other work:* `cooperative`": ("cooperative", "fast-load", "none"),
+    }
+    told = table(readme, "eight agents")
+    assert [cells[0] for cells in told] == list(of)
+    for cells in told:
+        mode, variant, cache = of[cells[0]]
+        cell = {"mode": mode, "agents": "8", "variant": variant, "compile_cache": cache, "baseline": ""}
+        cold, warm, speed = (
+            one(study("summary"), metric=m, **cell) for m in ("cold_s", "warm_s", "warm_tokens_per_s")
+        )
+        assert cells[1] == f"{cold['ok']} of {cold['trials']}"
+        known = [shown(row) if row["low"] else shown_alone(row) for row in (cold, warm)]
+        assert cells[2:] == [*known, shown_alone(speed)]
+
+
+def shown_alone(row):
+    return shown({**row, "low": "1", "high": "1"}).split(" ")[0]
+
+
+def test_what_is_said_of_one_gpu_is_what_its_study_holds(readme, study):
+    text = " ".join(readme.split())
+    summary, verdict = study("summary"), study("verdict")
+    for mode in ("parallel", "shared"):
+        row = one(verdict, mode=mode, start="zygote", engine="eager", variant="fast-load")
+        assert (row["first"], row["at_agents"]) == ("parallelism", "8")
+        assert f"{100 * float(row['value']):.1f} %" in text
+    for mode, relation in (("parallel", "device"), ("shared", "worker")):
+        for agents in "28":
+            row = one(summary, mode=mode, agents=agents, metric=f"slowdown_{relation}")
+            assert shown(row).replace(" [", " × [") in text
+    for start in ("zygote", "process", "disk"):
+        cell = {"agents": "1", "engine": "eager", "variant": "fast-load", "start": start}
+        assert shown(one(summary, metric="cold_ttft_s", **cell)).replace(" [", " s [") in text
+    repaid = study("breakeven")
+    compiling = one(repaid, comparison="engine", b_compile_cache="empty")
+    servers = [
+        one(repaid, a_mode="parallel", b_mode="served", b_compile_cache=c) for c in ("filled", "empty")
+    ]
+    assert [row["n"] for row in (compiling, *servers)] == ["1"] * 3
+    first, filled, empty = (f"{float(row['calls']):.3g}" for row in (compiling, *servers))
+    assert f"after {first} calls; a vLLM server instead of eight eager copies after {filled} calls" in text
+    assert f"calls, or {empty} where nothing was compiled before" in text
+
+
 def test_the_speed_up_in_the_text_is_the_reference_studys(readme, summary):
     (row,) = (
         r for key, r in summary.items() if key[:4] == ("parallel", "1", "base", "speedup_cold") and key[4]

@@ -711,12 +711,12 @@ def test_compiling_is_compared_with_eager_and_the_zygote_is_named(tmp_path):
     built = tables.build(tables.read_manifest(made_trials.write_manifest(tmp_path, lines)))
     rows = built["breakeven"].query("comparison == 'engine'")
     assert set(zip(rows["a_engine"], rows["b_engine"], strict=True)) == {("eager", "compiled")}
-    disk = rows.query("start == 'disk'").iloc[0]
+    disk = rows.query("b_start == 'disk'").iloc[0]
     # Made: 41 s of compiling for 25 - 7.5 ms less a token, 47 tokens: 41 / (47 · 0.0175) rounds of 8 calls.
     assert disk["calls"] == pytest.approx(8 * 41 / (47 * 0.0175), rel=0.1)
     assert disk["b_compile_cache"] == "empty"
     assert pd.isna(disk["zygote_s"])
-    assert set(rows.query("start == 'zygote'")["zygote_s"]) == {5.5}
+    assert set(rows.query("b_start == 'zygote'")["zygote_s"]) == {5.5}
 
 
 def test_servers_have_a_row_of_what_they_said(clients):

@@ -1,7 +1,8 @@
 """The directory in which torch.compile keeps what it made: a part of the start state, so it is recorded.
 
-A start state that keeps nothing gets an empty directory of the trial's own; the others share one that stays,
-and that the first trial finds empty. What was there is counted before the trial touches it.
+A start state that keeps nothing gets an empty directory of the trial's own; the others share one that stays.
+What a worker needs of it is made by one that starts before the trial's clock, once; what is there is counted
+before round 0.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import platform
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,24 @@ MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class CompileCache:
-    """One trial's directory (None: its engine compiles nothing), and what lay in it before round 0."""
+    """One trial's directory (None: its engine compiles nothing), and what lay in it when it was looked at.
+
+    `kind` names the worker that is to find its code here, `whole` says whether one of that kind has once come
+    up from it, and `made_s` the seconds that took before this trial's clock, None where it had been done."""
 
     directory: Path | None
     files: int = 0
     mib: float = 0.0
+    kind: str = ""
+    whole: bool = False
+    made_s: float | None = None
 
     @property
     def state(self) -> str:
         """none | empty | filled."""
         if self.directory is None:
             return "none"
-        return "filled" if self.files else "empty"
+        return "filled" if self.files and self.whole else "empty"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -67,15 +74,28 @@ class CompileCache:
             "directory": None if self.directory is None else self.directory.name,
             "files": self.files,
             "mib": self.mib,
+            "made_s": self.made_s,
             "files_after": files,
             "mib_after": mib,
         }
 
 
-def at(directory: Path) -> CompileCache:
-    """The cache in that directory, as it is now. Makes the directory."""
+def at(directory: Path, kind: str = "") -> CompileCache:
+    """The cache in that directory as it is now, for a worker of that kind (any: ""). Makes the directory."""
     directory.mkdir(parents=True, exist_ok=True)
-    return CompileCache(directory.resolve(), *contents(directory))
+    whole = not kind or (directory / kind).exists()
+    return CompileCache(directory.resolve(), *contents(directory), kind, whole)
+
+
+def made(directory: Path, kind: str, seconds: float) -> CompileCache:
+    """The cache after a worker of that kind came up from it, `seconds` before the trial's clock."""
+    (directory / kind).touch()  # empty, so it counts as nothing
+    return replace(at(directory, kind), made_s=seconds)
+
+
+def kind(**facts: Any) -> str:
+    """A file's name for what one worker compiles beside what `name` tells apart: its shape, say."""
+    return f"whole-{_short(facts)}"
 
 
 def contents(directory: Path) -> tuple[int, float]:
@@ -96,8 +116,12 @@ def name(engine: str, model_id: str, **facts: Any) -> str:
         "python": platform.python_version(),
         **{package: _version(package) for package in ("torch", "transformers", "triton", "vllm")},
     }
-    told = canonical_json({"engine": engine, "model": model_id, "versions": versions, **facts})
-    return f"{engine}-{model_id}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+    told = {"engine": engine, "model": model_id, "versions": versions, **facts}
+    return f"{engine}-{model_id}-{_short(told)}"
+
+
+def _short(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(facts).encode()).hexdigest()[:8]
 
 
 def _version(package: str) -> str | None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from crewbench import modes, provenance
 from crewbench.checkpoint import files, footprint, manifest, stage
-from crewbench.deployment import Deployment
+from crewbench.deployment import Deployment, Worker
 from crewbench.devices import allocation, bandwidth, nvml, sampler
 from crewbench.devices.ballast import Ballast, ballasts
 from crewbench.devices.inventory import Device, DeviceError, usable
@@ -25,7 +25,7 @@ from crewbench.devices.lease import lease
 from crewbench.engines import ENGINES, compile_cache
 from crewbench.engines.compile_cache import CompileCache
 from crewbench.execute.outpost import Begin
-from crewbench.execute.run import Bench, Records, execute
+from crewbench.execute.run import Bench, Records, execute, rehearse
 from crewbench.execute.setup import RunnerError, Setup
 from crewbench.records import (
     AgentRow,
@@ -122,12 +122,15 @@ def run_trial(
             try:
                 seen = not free_mib or nvml.wait_until_free(free_mib, MEMORY_FREE_S)
             except DeviceError as error:
-                taints.append(f"whether a failed attempt's memory was free is not known: {error}")
+                taints.append(f"whether ended workers' memory was free is not known: {error}")
                 return
             if not seen:
-                taints.append(f"memory of a failed attempt was not seen free within {MEMORY_FREE_S:.0f} s")
+                taints.append(f"memory of ended workers was not seen free within {MEMORY_FREE_S:.0f} s")
 
-        compiled = compiled_before(spec, start, model.model_id, leased.devices, host, scratch)
+        first = attempts[(only or 1) - 1]
+        compiled = compiled_before(
+            spec, start, first.workers[0], model.model_id, leased.devices, host, scratch
+        )
         os.environ.update(compiled.environment)  # before the zygote and the workers, which inherit it
         runners = {name: _runner(name, setup) for name in _runners(attempts)}
         elsewhere = [part for runner in runners.values() for part in runner.elsewhere]
@@ -159,6 +162,9 @@ def run_trial(
             ballast={uuid: (b.pid, b.mib) for uuid, b in ballast.items() if b.pid},
             replay=spec.replay,
         )
+        if start.keeps_compiled and not compiled.whole:
+            print(f"{spec.trial_id}: nothing compiled yet: a worker starts before the clock", file=sys.stderr)
+            compiled = compiled_now(compiled, first, bench)
         before = provenance.pressure()
         sampling.start()
         workers: dict[str, set[int]] = {host: set()}
@@ -173,8 +179,7 @@ def run_trial(
                     workers.setdefault(host_of(devices, row.device_uuid), set()).add(row.pid)
         except files.PageCacheError as error:
             print(f"{spec.trial_id}: {error}", file=sys.stderr)
-            first = only or 1
-            records = refused(attempts[first - 1], spec, str(error), time.monotonic() - zero_s, first)
+            records = refused(first, spec, str(error), time.monotonic() - zero_s, only or 1)
         finally:
             lost = [uuid for uuid, b in ballast.items() if not b.alive]
             sampled = sampling.stop([*(b.pid for b in ballast.values() if b.pid), *workers[host]])
@@ -332,9 +337,15 @@ def _runner(name: str, setup: Setup) -> Any:
 
 
 def compiled_before(
-    spec: Spec, start: Start, model_id: str, devices: Sequence[Device], host: str, scratch: Path
+    spec: Spec,
+    start: Start,
+    worker: Worker,
+    model_id: str,
+    devices: Sequence[Device],
+    host: str,
+    scratch: Path,
 ) -> CompileCache:
-    """What the trial's engine finds compiled, by the start state: nothing, or what earlier trials left."""
+    """What the trial's engine finds compiled, by the start state: nothing, or what earlier starts left."""
     engine = ENGINES[spec.cell.engine]
     if not engine.compile_cache:
         return CompileCache(None)
@@ -346,7 +357,23 @@ def compiled_before(
     name = compile_cache.name(
         spec.cell.engine, model_id, dtype=spec.dtype, options=options, devices=kinds, host=host
     )
-    return compile_cache.at(compile_cache.KEPT / name)
+    kind = compile_cache.kind(
+        devices=len(worker.devices),
+        concurrency=worker.concurrency,
+        runner=worker.runner,
+        tokens=spec.output_tokens,
+        memory_mib=spec.memory_mib,
+    )
+    return compile_cache.at(compile_cache.KEPT / name, kind)
+
+
+def compiled_now(cache: CompileCache, deployment: Deployment, bench: Bench) -> CompileCache:
+    """The cache after a worker came up before round 0, or as it was where none did: such a start state says
+    that what is compiled lies on disk, as it says that the weights are in the page cache."""
+    began = time.monotonic()
+    if rehearse(deployment, bench) is not Status.OK:
+        return cache
+    return compile_cache.made(cache.directory, cache.kind, time.monotonic() - began)
 
 
 def refused(deployment: Deployment, spec: Spec, reason: str, at_s: float, attempt: int) -> Records:

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
@@ -202,6 +202,20 @@ def execute(attempts: Iterable[Deployment], bench: Bench, only: int | None = Non
 def log_line(at_s: float, attempt: int, number: int, text: str) -> str:
     """A line of the trial's log, `at_s` seconds from the trial's zero. A worker's message can be anything."""
     return f"[{at_s:8.3f}] attempt {attempt} round {number}: {inert.excerpt(text, 2000)}"
+
+
+def rehearse(deployment: Deployment, bench: Bench) -> Status:
+    """Start the deployment's first worker alone, have it do one of its steps and stop it, as attempt 0, which
+    no record keeps: what a start leaves behind on disk, the next ones find. Returns how it went."""
+    worker = deployment.workers[0]
+    step = next(s for s in deployment.steps if worker.name in s.workers)
+    alone = Deployment((worker,), (replace(step, worker=worker.name, after=()),))
+    records = Records()
+    attempt = _Attempt(0, alone, bench, records, more_follow=False)
+    attempt.run_round(0, "cold")
+    attempt.stop_all()
+    bench.memory_free()
+    return records.status
 
 
 class _Attempt:

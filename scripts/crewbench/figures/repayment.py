@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from crewbench import cells, drawing
-from crewbench.breakeven import AT_ONCE, COMPARISONS, ENGINE, NEVER, RESIDENT, SIDES
+from crewbench.breakeven import AT_ONCE, BASE, COMPARISONS, ENGINE, RESIDENT, SIDES, WITHOUT
 from crewbench.drawing import Canvas, Key, Sheet
 from crewbench.figures.marks import INK, QUIET, beside_value, end_of_axis, left_in, points, said_at, valued
 from crewbench.figures.study import ROWS_MAX, Drawn, Study, finish, missing
@@ -21,15 +21,15 @@ WIDE_RANGE = 30
 
 
 def breakeven(study: Study, canvas: Canvas) -> Drawn:
-    """Calls until a dearer start is repaid, of every pair of cells that makes sense; never is a word."""
+    """Calls until a dearer start is repaid, of every pair of cells that makes sense, or a word."""
     found = ordered(study.tables["breakeven"])
     if found.empty:
         return missing(study, "breakeven", "no trial had a warm round to compare")
     # Of many, those that stay are of two cells: a resident worker is repaid about as soon everywhere.
     kept = found.sort_values("comparison", key=lambda kinds: kinds == RESIDENT, kind="stable").head(ROWS_MAX)
     rows = found.loc[kept.index.sort_values()].to_dict("records")
-    varying = cells.varying(pd.DataFrame(rows), ("agents", "start", "host"))
-    labels = [label(row, varying, study.kind) for row in rows]
+    named = varying(pd.DataFrame(rows))
+    labels = [label(row, named, study.kind) for row in rows]
     under = [heading(row) for row in rows]
     headings = ["" if i and under[i] == under[i - 1] else under[i] for i in range(len(rows))]
     lines = drawing.Rows(labels, canvas, headings, [row["b_mode"] for row in rows])
@@ -47,18 +47,20 @@ def breakeven(study: Study, canvas: Canvas) -> Drawn:
     )
     ax, said = sheet.axes[0], []
     repeats = study.tables["breakeven_repeats"]
-    shown = [_repeats(repeats, row)["calls"].dropna() if row["outcome"] != NEVER else [] for row in rows]
+    shown = [
+        _repeats(repeats, row)["calls"].dropna() if row["outcome"] not in WITHOUT else [] for row in rows
+    ]
     every = [value for values in shown for value in values]
-    every += [row["calls"] for row in rows if row["outcome"] != NEVER]
+    every += [row["calls"] for row in rows if row["outcome"] not in WITHOUT]
     limit = end_of_axis(every)
     positive = [value for value in every if value > 0]
     floor = 0.8 * min(positive, default=1.0)
     logarithmic = bool(positive) and limit > WIDE_RANGE * min(positive)
     for i, (row, values) in enumerate(zip(rows, shown, strict=True)):
         y, calls = lines.at(i), estimate_of(row)
-        if row["outcome"] == NEVER:
-            said_at(ax, y, "never", QUIET)
-            said.append(f"{heading(row)}, {labels[i]}: never, {row['note']} ({_in_words(row)})")
+        if row["outcome"] in WITHOUT:
+            said_at(ax, y, row["outcome"], QUIET)
+            said.append(f"{heading(row)}, {labels[i]}: {row['outcome']}, {row['note']} ({_in_words(row)})")
             continue
         low, high = (calls.low, calls.high) if calls.has_interval else (calls.value, calls.value)
         at = max(calls.value, floor) if logarithmic else calls.value
@@ -93,7 +95,8 @@ def breakeven(study: Study, canvas: Canvas) -> Drawn:
         "What starts later and calls faster is ahead after (start of b - start of a) / (call of a - call of "
         "b) calls. A start is round 0's critical path from spawn to compile, a call the crew's warm makespan "
         "over its tasks. A fresh worker for each call has no start, and its calls take as long as round 0. "
-        "Interval: Fieller's, paired by repeat; never: a call is not shown to be cheaper. "
+        "Interval: Fieller's, paired by repeat; never: a call is not cheaper; not shown: the interval of "
+        "what it saves includes 0. "
         f"{zygotes if any(row['zygote_s'] == row['zygote_s'] for row in rows) else ''}"
         f"{_n(rows)}; every trial a point. {cells.untold(agreements(rows), labelled=True)}"
     )
@@ -109,7 +112,19 @@ def ordered(found: pd.DataFrame) -> pd.DataFrame:
         _b=found["b_mode"].map(cells.mode_rank),
         _not=found["a_mode"] != cells.baseline(),
     )
-    by = ["_kind", "b_engine", "a_engine", "_not", "_a", "_b", "agents", "gpus", "start", "b_variant", "host"]
+    by = [
+        "_kind",
+        "b_engine",
+        "a_engine",
+        "_not",
+        "_a",
+        "_b",
+        "agents",
+        "gpus",
+        "b_start",
+        "b_variant",
+        "host",
+    ]
     keys = keys.sort_values(by, kind="stable", ignore_index=True)
     return keys.drop(columns=["_kind", "_a", "_b", "_not"])
 
@@ -125,17 +140,29 @@ def agreements(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, Agreement]]
     return [(row[f"{side}_engine"], Agreement(row[f"{side}_agreement"])) for row in rows for side in "ab"]
 
 
-def label(row: Mapping[str, Any], varying: list[str], kind: str) -> str:
-    """The cells of a pair in words: one where both are the same mode's."""
-    cell = {**row, "mode": row["b_mode"], "variant": row["b_variant"]}
-    said = cells.label(cell, varying, kind)
+def varying(pairs: pd.DataFrame) -> list[str]:
+    """What tells the pairs apart besides modes and engines."""
+    starts = {start for side in "ab" for start in pairs[f"{side}_start"]}
+    alike = pairs[pairs["comparison"].isin((RESIDENT, ENGINE))]
+    names = {"start": len(starts) > 1, "variant": alike["b_variant"].nunique() > 1}
+    names |= {name: pairs[name].nunique() > 1 for name in ("agents", "host")}
+    return [name for name in ("agents", "start", "variant", "host") if names[name]]
+
+
+def label(row: Mapping[str, Any], named: Sequence[str], kind: str) -> str:
+    """The cells of a pair in words: one where both are the same mode's; else b's mode, and a with all that b
+    does not have too."""
+    cache = cells.compile_cache({"compile_cache": row["b_compile_cache"]})
+    a = {**row, **{name: row[f"a_{name}"] for name in ("mode", "start", "variant")}}
     if row["comparison"] in (RESIDENT, ENGINE):
-        words = [said, cells.compile_cache({"compile_cache": row["b_compile_cache"]})]
-    else:
-        title = cells.mode_title(row["b_mode"])
-        words = [f"{title} instead of {cells.label({**cell, 'mode': row['a_mode']}, varying, kind)}"]
-    words += [row["b_variant"]] if row["b_variant"] != row["a_variant"] else []
-    return ", ".join(filter(None, words))
+        return ", ".join(filter(None, [cells.label(a, named, kind), cache]))
+    other = {name for name in ("start", "variant") if row[f"a_{name}"] != row[f"b_{name}"]}
+    own = [row["b_variant"] if "variant" in other and row["b_variant"] != BASE else "", cache]
+    said = ", ".join(filter(None, own))
+    told = [n for n in ("agents", "start", "variant", "host") if n in named or n in other]
+    told = [n for n in told if n != "variant" or n in other]
+    b = cells.mode_title(row["b_mode"])
+    return f"{b}{f' ({said})' if said else ''} instead of {cells.label(a, told, kind)}"
 
 
 def estimate_of(row: Mapping[str, Any]) -> Estimate:

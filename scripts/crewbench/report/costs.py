@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from crewbench import cells, metrics, tax
-from crewbench.breakeven import NEVER
+from crewbench.breakeven import WITHOUT
 from crewbench.figures import repayment
 from crewbench.figures.framework import VARYING
 from crewbench.interference import RELATIONS
@@ -90,18 +90,18 @@ def comparable(tables: Mapping[str, pd.DataFrame]) -> bool:
 def breakeven(tables: Mapping[str, pd.DataFrame], kind: str) -> Rows:
     """Calls until the dearer start of each pair is repaid."""
     pairs = repayment.ordered(tables["breakeven"])
-    varying = cells.varying(pairs, ("agents", "start", "host"))
+    named = repayment.varying(pairs)
     for row in pairs.to_dict("records"):
         calls = repayment.estimate_of(row)
-        never = row["outcome"] == NEVER
+        without = row["outcome"] in WITHOUT
         yield {
             "mode": row["b_mode"],
             "heading": repayment.heading(row),
-            "name": repayment.label(row, varying, kind),
+            "name": repayment.label(row, named, kind),
             "seconds": [number(row[n]) for n in ("start_b_s", "start_a_s", "call_b_s", "call_a_s")],
-            "calls": (row["outcome"], "") if never else said(calls),
+            "calls": (row["outcome"], "") if without else said(calls),
             "why": row["note"],
-            "rounds": "–" if never else number(row["calls"] / row["calls_per_round"]),
+            "rounds": "–" if without else number(row["calls"] / row["calls_per_round"]),
             "zygote": number(row["zygote_s"]) if row["zygote_s"] == row["zygote_s"] else "none",
             "n": int(row["n"]),
         }

@@ -42,8 +42,8 @@ GLOSSARY = (
     ),
     (
         "repaid",
-        "What starts later and calls faster is ahead after so many calls; never, where a call is not shown "
-        "to be cheaper.",
+        "What starts later and calls faster is ahead after so many calls; never, where its calls are not "
+        "cheaper, and not shown, where the interval of what one saves includes 0.",
     ),
     ("makespan", "From the start of a round to its last answer, in seconds."),
     ("workflow", "One round of the crew's work, cold or warm; it worked if every step of it did."),
