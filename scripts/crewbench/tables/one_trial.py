@@ -53,6 +53,7 @@ def trial_row(
         "compile_cache": _compile_cache(record),
         "compile_cache_files": compiled.get("files"),
         "compile_cache_mib": compiled.get("mib"),
+        "compile_cache_made_s": compiled.get("made_s"),
         "workload": record.get("workload", ""),
         "conditions": ", ".join(
             f"{n} {v}" for n, v in sorted(conditions(record["spec"]["cell"].get("options") or {}).items())
