@@ -55,7 +55,7 @@ def test_from_disk_every_trial_finds_nothing_compiled(before):
 @pytest.mark.parametrize("start", ["process", "zygote"])
 def test_other_start_states_find_what_a_worker_made_once(before, start):
     first = before("process")
-    assert (first.state, first.whole) == ("empty", False)
+    assert (first.state, first.lacking) == ("empty", True)
     now = make(first)
     assert (now.state, now.files, now.mib, now.made_s) == ("filled", 1, 1.0, 30.0)
     then = before(start)
@@ -66,21 +66,21 @@ def test_other_start_states_find_what_a_worker_made_once(before, start):
 def test_what_a_worker_left_that_never_came_up_is_not_a_filled_cache(before):
     compile_something(before("process"))
     found = before("process")
-    assert (found.state, found.whole, found.files) == ("empty", False, 1)
+    assert (found.state, found.lacking, found.files) == ("empty", True, 1)
 
 
 def test_a_worker_of_another_shape_needs_a_start_of_its_own(before):
     make(before("process"))
-    assert before("process").whole
-    assert not before("process", devices=(0, 1)).whole
-    assert not before("process", concurrency=8).whole
+    assert not before("process").lacking
+    assert before("process", devices=(0, 1)).lacking
+    assert before("process", concurrency=8).lacking
 
 
 def test_a_device_on_which_the_engine_leaves_nothing_is_asked_once(before):
     cache = before("process")
     compile_cache.made(cache.directory, cache.kind, 3.0)
     then = before("process")
-    assert (then.state, then.whole) == ("empty", True)
+    assert (then.state, then.lacking) == ("empty", False)
 
 
 def test_the_record_says_what_was_found_and_what_was_added(before):
@@ -116,6 +116,7 @@ def test_an_engine_that_compiles_nothing_has_no_cache_and_no_directory(before, t
     assert not ENGINES["eager"].compile_cache
     cache = before("process", engine="eager")
     assert (cache.state, cache.environment, cache.record()["files_after"]) == ("none", {}, 0)
+    assert not cache.lacking
     assert not (tmp_path / compile_cache.KEPT).exists()
 
 

@@ -47,6 +47,11 @@ class CompileCache:
         return "filled" if self.files and self.whole else "empty"
 
     @property
+    def lacking(self) -> bool:
+        """Whether it is kept, and no worker of this kind has come up from it yet."""
+        return self.directory is not None and not self.whole
+
+    @property
     def environment(self) -> dict[str, str]:
         """What a process that compiles must have in its environment before it imports torch: torch's own
         variables (torch._inductor.config, torch._functorch.config; Triton's documentation of its knobs), and

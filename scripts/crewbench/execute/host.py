@@ -162,7 +162,7 @@ def run_trial(
             ballast={uuid: (b.pid, b.mib) for uuid, b in ballast.items() if b.pid},
             replay=spec.replay,
         )
-        if start.keeps_compiled and not compiled.whole:
+        if start.keeps_compiled and compiled.lacking:
             print(f"{spec.trial_id}: nothing compiled yet: a worker starts before the clock", file=sys.stderr)
             compiled = compiled_now(compiled, first, bench)
         before = provenance.pressure()
