@@ -15,6 +15,7 @@ from typing import Any
 from crewbench import cells, metrics, stats
 from crewbench.records import AgentRow, RoundRow, Status, WorkerRow
 from crewbench.runners import RUNNERS, RunnerInfo
+from crewbench.start import STARTS
 
 START = ("spawn", "import", "context", "load", "compile")
 """The stages of round 0 that are a start: before anything is inferred."""
@@ -279,7 +280,9 @@ def _runner(side: Side) -> RunnerInfo | None:
 
 
 def _beside(one: Side, other: Side) -> bool:
-    return all(one[0][name] == other[0][name] for name in BESIDE)
+    """Whether both have in common what a pair must; `conditions` are what a variant sets of task or machine."""
+    same = all(one[0][name] == other[0][name] for name in BESIDE)
+    return same and one[0].get("conditions") == other[0].get("conditions")
 
 
 def _engines(one: Side, other: Side) -> bool:
@@ -295,16 +298,27 @@ def _dearer_last(one: Side, other: Side) -> tuple[Side, Side]:
 
 def _runners(a: Side, b: Side, known: Sequence[Side]) -> bool:
     """Whether a is held by the runner that others are compared with and b is not, and a is what should stand
-    beside b."""
+    beside b among the sides of its mode."""
     ours, theirs = _runner(a), _runner(b)
     if ours is None or theirs is None or not ours.baseline or theirs.baseline:
         return False
-    usual = [side[0] for side in known if (_runner(side) or theirs).baseline and _beside(side, b)]
-    # A server is never forked from a zygote: without a process like its own, those that are stand beside it.
-    starts = {b[0]["start"]}
-    if not any(cell["start"] in starts for cell in usual):
-        starts = {cell["start"] for cell in usual} - set(theirs.starts)
+    usual = [
+        side[0]
+        for side in known
+        if side[0]["mode"] == a[0]["mode"] and (_runner(side) or theirs).baseline and _beside(side, b)
+    ]
+    own = b[0]["start"]
+    starts = {own}
+    if not any(cell["start"] == own for cell in usual):
+        # A server is never forked from a zygote: without a process like its own, those that are stand beside
+        # it, if they find as much on disk and in the page cache.
+        found = {cell["start"] for cell in usual} - set(theirs.starts)
+        starts = {start for start in found if _finds(start) == _finds(own)}
     usual = [cell for cell in usual if cell["start"] in starts]
     variants = {cell["variant"] for cell in usual}
     wanted = next(({v} for v in (b[0]["variant"], BASE) if v in variants), variants)
     return a[0] in usual and a[0]["variant"] in wanted
+
+
+def _finds(start: str) -> tuple[bool, bool]:
+    return STARTS[start].cached, STARTS[start].keeps_compiled

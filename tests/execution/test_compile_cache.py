@@ -57,12 +57,17 @@ engines.ENGINES["eager"] = replace(
 )
 """
 ENGINE = """
+import os, sys
+from pathlib import Path
 import torch
 from crewbench.engines.hf import Eager
 
 class Compiling(Eager):
     def load(self):
         loaded = super().load()
+        scratch = Path(os.environ["TMPDIR"])
+        names = sorted(str(path.relative_to(scratch)) for path in scratch.rglob("*"))
+        print("found in scratch:", *names, file=sys.stderr, flush=True)
         torch.compile(lambda x: (x @ x.T).softmax(-1).sum(0) * 3)(torch.ones(16, 16))
         return loaded
 """
@@ -99,3 +104,12 @@ def test_the_start_before_the_clock_leaves_no_row_and_no_time(compiled_trials):
     # The sampler starts after it and shortly before the cold round.
     began_s = float(first.rows("rounds")[0]["started_at_s"])
     assert began_s - first.trial["compile_cache"]["made_s"] < float(first.rows("gpu")[0]["t_at_s"]) <= began_s
+
+
+@pytest.mark.needs("g++")
+def test_what_the_start_before_the_clock_left_elsewhere_is_gone(compiled_trials):
+    # torch precompiles headers in the temporary directory, wherever its cache is: only the first repeat would
+    # find them, and be the faster one.
+    found = [line for r in compiled_trials for line in r.log.splitlines() if "found in scratch:" in line]
+    before, first, second = (line.split("found in scratch:")[1].split() for line in found)
+    assert first == [name.replace("-0-", "-1-") for name in before] == second

@@ -261,6 +261,7 @@ def same_in_modes(claim: str, what: str, found: Sequence[Prompt]) -> Verdict:
     modes = sorted({m for p in found if "|" in p.modes for m in p.modes.split("|")})
     if not modes:
         return Verdict(claim, Outcome.NOT_MEASURED, what, note="no prompt was answered in two modes")
+    found = [p for p in found if "|" in p.modes]  # others were compared with themselves alone
     compared = sum(p.answers - 1 for p in found)
     equal = sum(p.equal - 1 for p in found)
     note = f"{equal} of {compared} equal; compared across {', '.join(modes)}"

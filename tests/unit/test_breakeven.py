@@ -183,8 +183,25 @@ def test_a_server_that_cannot_be_forked_meets_forked_workers_where_there_are_no_
     assert (row["a_start"], row["b_start"], row["calls"]) == ("zygote", "process", pytest.approx(118 / 0.9))
     own = ({}, costs(7.0, 1.0))
     assert [p.a["start"] for p in pairs(server, forked, own)] == ["process"]
+    # A mode that has none of its own keeps the forked ones, whatever another mode has.
+    other = ({"mode": "shared"}, costs(7.0, 0.5))
+    found = pairs(server, forked, other)
+    assert [(p.a["mode"], p.a["start"]) for p in found] == [("sequential", "zygote"), ("shared", "process")]
     # From disk it could start too: that it was not measured is no reason to compare.
     assert pairs(server, ({"start": "disk"}, costs(20.0, 1.0))) == []
+
+
+def test_a_server_from_disk_is_not_compared_with_workers_whose_weights_are_in_the_page_cache():
+    server = ({"mode": "served", "start": "disk"}, costs(150.0, 0.1, runner="server"))
+    assert pairs(server, ({"start": "zygote"}, costs(2.0, 1.0))) == []
+    (found,) = pairs(server, ({"start": "disk"}, costs(20.0, 1.0)))
+    assert found.a["start"] == "disk"
+
+
+def test_what_a_variant_sets_of_the_machine_must_be_the_same():
+    server = ({"mode": "served", "conditions": {}}, costs(120.0, 0.1, runner="server"))
+    tight = ({"variant": "tight", "conditions": {"memory_mib": 20000}}, costs(7.0, 1.0))
+    assert pairs(server, tight) == []
 
 
 @pytest.mark.parametrize(

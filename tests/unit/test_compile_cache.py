@@ -41,7 +41,7 @@ def compile_something(cache: CompileCache) -> None:
 def make(cache: CompileCache) -> CompileCache:
     """As a worker that comes up before the clock leaves it."""
     compile_something(cache)
-    return compile_cache.made(cache.directory, cache.kind, 30.0)
+    return compile_cache.made(cache.directory, cache.kind, "ok", 30.0)
 
 
 def test_from_disk_every_trial_finds_nothing_compiled(before):
@@ -66,7 +66,19 @@ def test_other_start_states_find_what_a_worker_made_once(before, start):
 def test_what_a_worker_left_that_never_came_up_is_not_a_filled_cache(before):
     compile_something(before("process"))
     found = before("process")
-    assert (found.state, found.lacking, found.files) == ("empty", True, 1)
+    assert (found.state, found.lacking, found.files) == ("partly", True, 1)
+
+
+def test_a_worker_that_did_not_come_up_is_on_record_with_what_it_left(before):
+    cache = before("process")
+    compile_something(cache)
+    now = compile_cache.made(cache.directory, cache.kind, "timeout", 600.0)
+    assert (now.state, now.lacking, now.files) == ("partly", True, 1)
+    assert (now.record()["made"], now.record()["made_s"]) == ("timeout", 600.0)
+
+
+def test_on_several_hosts_no_worker_is_started_for_it(before):
+    assert not before("process", hosts=2).lacking
 
 
 def test_a_worker_of_another_shape_needs_a_start_of_its_own(before):
@@ -78,7 +90,7 @@ def test_a_worker_of_another_shape_needs_a_start_of_its_own(before):
 
 def test_a_device_on_which_the_engine_leaves_nothing_is_asked_once(before):
     cache = before("process")
-    compile_cache.made(cache.directory, cache.kind, 3.0)
+    compile_cache.made(cache.directory, cache.kind, "ok", 3.0)
     then = before("process")
     assert (then.state, then.lacking) == ("empty", False)
 

@@ -12,6 +12,7 @@ import pytest
 import made_trials
 from crewbench import cells, drawing, figures, palette, tables
 from crewbench.drawing import Canvas
+from crewbench.figures import repayment
 from crewbench.figures.study import ROWS_MAX
 from crewbench.records import STAGES, Status
 from crewbench.trial import Cell
@@ -349,6 +350,30 @@ def test_repayment_stands_by_what_is_compared_in_calls(clients, draw):
     axes = drawn.figure.axes[0]
     points = sum(len(c.get_offsets()) for c in axes.collections)
     assert points == clients.tables["breakeven_repeats"]["calls"].notna().sum()
+
+
+def test_pairs_that_differ_in_a_variant_or_in_what_was_compiled_have_labels_of_their_own():
+    row = {
+        "comparison": "runner", "agents": 8, "gpus": 1, "host": "vm",
+        "a_mode": "parallel", "a_engine": "eager", "a_start": "process", "a_variant": "base",
+        "b_mode": "served", "b_engine": "vllm", "b_start": "process", "b_variant": "base",
+        "a_compile_cache": "none", "b_compile_cache": "none",
+    }  # fmt: skip
+    rows = [
+        row,
+        {**row, "a_variant": "short", "b_variant": "short"},
+        {**row, "b_compile_cache": "filled"},
+        {**row, "a_engine": "compiled", "a_compile_cache": "filled"},
+        {**row, "a_start": "zygote"},
+    ]
+    named = repayment.varying(pd.DataFrame(rows))
+    assert [repayment.label(r, named, "gpu") for r in rows] == [
+        "Served (base) instead of Parallel, 1 GPU, process start, base",
+        "Served (short) instead of Parallel, 1 GPU, process start, short",
+        "Served (base, compile cache filled) instead of Parallel, 1 GPU, process start, base",
+        "Served (base) instead of Parallel, 1 GPU, process start, base, compile cache filled",
+        "Served (process start, base) instead of Parallel, 1 GPU, zygote start, base",
+    ]
 
 
 def test_never_is_a_word_and_a_wide_range_has_a_logarithmic_axis(gpus, clients, draw):

@@ -126,7 +126,17 @@ def test_what_is_said_of_one_gpu_is_what_its_study_holds(readme, study):
     ]
     assert [row["n"] for row in (compiling, *servers)] == ["1"] * 3
     first, filled, empty = (f"{float(row['calls']):.3g}" for row in (compiling, *servers))
-    assert f"after {first} calls; a vLLM server instead of eight eager copies after {filled} calls" in text
+    assert f"after {first} calls (one trial)" in text
+    assert f"A vLLM server instead of eight eager copies after {filled} calls" in text
+    unsure = one(repaid, comparison="engine", b_compile_cache="filled")
+    assert (unsure["n"], unsure["outcome"]) == ("2", "not shown")
+    assert "two trials do not show that a call is cheaper" in text
+    zygotes = [
+        float(row["zygote_s"])
+        for row in study("trials")
+        if (row["agents"], row["engine"], row["variant"]) == ("1", "eager", "fast-load") and row["zygote_s"]
+    ]
+    assert f"took {statistics.median(zygotes):.1f} s (median) to start" in text
     assert f"calls, or {empty} where nothing was compiled before" in text
 
 

@@ -30,21 +30,25 @@ class CompileCache:
     """One trial's directory (None: its engine compiles nothing), and what lay in it when it was looked at.
 
     `kind` names the worker that is to find its code here, `whole` says whether one of that kind has once come
-    up from it, and `made_s` the seconds that took before this trial's clock, None where it had been done."""
+    up from it. `made` is how a worker ended that was started for it before this trial's clock ("" where none
+    was), `made_s` the seconds that took."""
 
     directory: Path | None
     files: int = 0
     mib: float = 0.0
     kind: str = ""
     whole: bool = False
+    made: str = ""
     made_s: float | None = None
 
     @property
     def state(self) -> str:
-        """none | empty | filled."""
+        """none | empty | partly | filled."""
         if self.directory is None:
             return "none"
-        return "filled" if self.files and self.whole else "empty"
+        if not self.files:
+            return "empty"
+        return "filled" if self.whole else "partly"
 
     @property
     def lacking(self) -> bool:
@@ -61,6 +65,10 @@ class CompileCache:
         return {
             "TORCHINDUCTOR_CACHE_DIR": str(self.directory / "inductor"),
             "TRITON_CACHE_DIR": str(self.directory / "triton"),
+            # Else in the home directory, which is a new one in every trial: the driver's own compiler, and
+            # the kernels of a library that vLLM may use.
+            "CUDA_CACHE_PATH": str(self.directory / "cuda"),
+            "FLASHINFER_WORKSPACE_BASE": str(self.directory / "flashinfer"),
             "VLLM_CACHE_ROOT": str(self.directory / "vllm"),
             # In the home directory by default, which is another one in every trial, and part of vLLM's keys.
             "VLLM_CONFIG_ROOT": str(self.directory / "vllm-config"),
@@ -79,6 +87,7 @@ class CompileCache:
             "directory": None if self.directory is None else self.directory.name,
             "files": self.files,
             "mib": self.mib,
+            "made": self.made,
             "made_s": self.made_s,
             "files_after": files,
             "mib_after": mib,
@@ -92,10 +101,12 @@ def at(directory: Path, kind: str = "") -> CompileCache:
     return CompileCache(directory.resolve(), *contents(directory), kind, whole)
 
 
-def made(directory: Path, kind: str, seconds: float) -> CompileCache:
-    """The cache after a worker of that kind came up from it, `seconds` before the trial's clock."""
-    (directory / kind).touch()  # empty, so it counts as nothing
-    return replace(at(directory, kind), made_s=seconds)
+def made(directory: Path, kind: str, ended: str, seconds: float) -> CompileCache:
+    """The cache after a worker of that kind was started for it before the trial's clock, took so many seconds
+    and ended as that status: it is whole where that is "ok"."""
+    if ended == "ok":
+        (directory / kind).touch()  # empty, so it counts as nothing
+    return replace(at(directory, kind), made=ended, made_s=seconds)
 
 
 def kind(**facts: Any) -> str:

@@ -11,7 +11,7 @@ import csv
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,8 @@ def together(records: Sequence[Mapping[str, Any]], shifts: Sequence[float]) -> d
             for allocation in record["allocations"]
         ],
         "bandwidth_gb_s": _merged(r["bandwidth_gb_s"] for r in records),
+        "compile_cache": (last.get("compile_cache") or {})
+        | _made(r.get("compile_cache") or {} for r in records),
         "workers": _merged(r["workers"] for r in records),
         "lease_waited_s": sum(r["lease_waited_s"] for r in records),
         "sampler": last["sampler"]
@@ -108,6 +110,12 @@ def together(records: Sequence[Mapping[str, Any]], shifts: Sequence[float]) -> d
 
 def _merged(parts: Iterator[Mapping[str, Any] | None]) -> dict[str, Any]:
     return {key: value for part in parts for key, value in (part or {}).items()}
+
+
+def _made(caches: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What was made before the clock of any allocation: the seconds in all, and how the last one ended."""
+    done = [cache for cache in caches if cache.get("made")]
+    return {"made": done[-1]["made"], "made_s": sum(c["made_s"] for c in done)} if done else {}
 
 
 def _header(path: Path) -> list[str]:

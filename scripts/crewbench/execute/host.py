@@ -24,6 +24,7 @@ from crewbench.devices.inventory import Device, DeviceError, usable
 from crewbench.devices.lease import lease
 from crewbench.engines import ENGINES, compile_cache
 from crewbench.engines.compile_cache import CompileCache
+from crewbench.execute import surroundings
 from crewbench.execute.outpost import Begin
 from crewbench.execute.run import Bench, Records, execute, rehearse
 from crewbench.execute.setup import RunnerError, Setup
@@ -164,7 +165,9 @@ def run_trial(
         )
         if start.keeps_compiled and compiled.lacking:
             print(f"{spec.trial_id}: nothing compiled yet: a worker starts before the clock", file=sys.stderr)
-            compiled = compiled_now(compiled, first, bench)
+            compiled = compiled_now(compiled, first, bench, scratch)
+            if compiled.lacking:
+                taints.append(f"the worker that was to compile before the clock ended as {compiled.made}")
         before = provenance.pressure()
         sampling.start()
         workers: dict[str, set[int]] = {host: set()}
@@ -357,6 +360,8 @@ def compiled_before(
     name = compile_cache.name(
         spec.cell.engine, model_id, dtype=spec.dtype, options=options, devices=kinds, host=host
     )
+    if spec.cell.hosts > 1:  # a start here fills no other host's: what lies here is all that can be said
+        return compile_cache.at(compile_cache.KEPT / name)
     kind = compile_cache.kind(
         devices=len(worker.devices),
         concurrency=worker.concurrency,
@@ -367,13 +372,14 @@ def compiled_before(
     return compile_cache.at(compile_cache.KEPT / name, kind)
 
 
-def compiled_now(cache: CompileCache, deployment: Deployment, bench: Bench) -> CompileCache:
-    """The cache after a worker came up before round 0, or as it was where none did: such a start state says
-    that what is compiled lies on disk, as it says that the weights are in the page cache."""
+def compiled_now(cache: CompileCache, deployment: Deployment, bench: Bench, scratch: Path) -> CompileCache:
+    """The cache after a worker was started for it before round 0: such a start state says that what is
+    compiled lies on disk, as it says that the weights are in the page cache. What else the worker left is
+    removed, for the trials after this one will not find it."""
     began = time.monotonic()
-    if rehearse(deployment, bench) is not Status.OK:
-        return cache
-    return compile_cache.made(cache.directory, cache.kind, time.monotonic() - began)
+    with surroundings.unchanged(scratch, keep=("ray", "ledger.json")):
+        ended = rehearse(deployment, bench)
+    return compile_cache.made(cache.directory, cache.kind, ended, time.monotonic() - began)
 
 
 def refused(deployment: Deployment, spec: Spec, reason: str, at_s: float, attempt: int) -> Records:

@@ -6,6 +6,8 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from crewbench import crews
@@ -60,3 +62,21 @@ def enter(scratch: Path) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SCRIPTS), os.environ.get("PYTHONPATH")]))
     for name in THREAD_LIMITS:
         os.environ.pop(name, None)
+
+
+@contextmanager
+def unchanged(directory: Path, keep: Collection[str] = ()) -> Iterator[None]:
+    """Remove afterwards whatever is new below `directory`, but not what is called one of `keep` in it or lies
+    there. A socket or a file that somebody holds open stays with its holder."""
+
+    def found() -> set[Path]:
+        everything = (Path(place, name) for place, dirs, files in os.walk(directory) for name in dirs + files)
+        return {path for path in everything if path.relative_to(directory).parts[0] not in keep}
+
+    before = found()
+    try:
+        yield
+    finally:
+        for path in sorted(found() - before, key=lambda path: len(path.parts), reverse=True):
+            with suppress(OSError):  # gone already, or not empty for something that came in between
+                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()

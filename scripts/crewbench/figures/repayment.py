@@ -141,28 +141,42 @@ def agreements(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, Agreement]]
 
 
 def varying(pairs: pd.DataFrame) -> list[str]:
-    """What tells the pairs apart besides modes and engines."""
+    """What tells the pairs apart besides modes and engines; `a_variant` and `b_variant` among pairs of a
+    server or an actor with processes."""
     starts = {start for side in "ab" for start in pairs[f"{side}_start"]}
-    alike = pairs[pairs["comparison"].isin((RESIDENT, ENGINE))]
-    names = {"start": len(starts) > 1, "variant": alike["b_variant"].nunique() > 1}
+    alike = pairs["comparison"].isin((RESIDENT, ENGINE))
+    names = {"start": len(starts) > 1, "variant": pairs[alike]["b_variant"].nunique() > 1}
+    names |= {f"{side}_variant": pairs[~alike][f"{side}_variant"].nunique() > 1 for side in "ab"}
     names |= {name: pairs[name].nunique() > 1 for name in ("agents", "host")}
-    return [name for name in ("agents", "start", "variant", "host") if names[name]]
+    return [n for n in ("agents", "start", "variant", "a_variant", "b_variant", "host") if names[n]]
 
 
 def label(row: Mapping[str, Any], named: Sequence[str], kind: str) -> str:
-    """The cells of a pair in words: one where both are the same mode's; else b's mode, and a with all that b
-    does not have too."""
-    cache = cells.compile_cache({"compile_cache": row["b_compile_cache"]})
+    """The cells of a pair in words: one where both are the same mode's; else b's mode, in brackets what is
+    b's alone, and a."""
+    cached = {side: cells.compile_cache({"compile_cache": row[f"{side}_compile_cache"]}) for side in "ab"}
     a = {**row, **{name: row[f"a_{name}"] for name in ("mode", "start", "variant")}}
     if row["comparison"] in (RESIDENT, ENGINE):
-        return ", ".join(filter(None, [cells.label(a, named, kind), cache]))
-    other = {name for name in ("start", "variant") if row[f"a_{name}"] != row[f"b_{name}"]}
-    own = [row["b_variant"] if "variant" in other and row["b_variant"] != BASE else "", cache]
-    said = ", ".join(filter(None, own))
-    told = [n for n in ("agents", "start", "variant", "host") if n in named or n in other]
-    told = [n for n in told if n != "variant" or n in other]
-    b = cells.mode_title(row["b_mode"])
-    return f"{b}{f' ({said})' if said else ''} instead of {cells.label(a, told, kind)}"
+        told = [name for name in named if not name.endswith("_variant")]
+        return ", ".join(filter(None, [cells.label(a, told, kind), cached["b"]]))
+    start, variant = (row[f"a_{name}"] != row[f"b_{name}"] for name in ("start", "variant"))
+    of_b = {
+        f"{row['b_start']} start": start,
+        row["b_variant"]: "b_variant" in named or (variant and row["b_variant"] != BASE),
+        cached["b"]: bool(cached["b"]),
+    }
+    of_a = {
+        "agents": "agents" in named,
+        "start": start or "start" in named,
+        "variant": variant or "a_variant" in named,
+        "host": "host" in named,
+    }
+    said = ", ".join(words for words, told in of_b.items() if told)
+    beside = cells.label(a, [name for name, told in of_a.items() if told], kind)
+    return (
+        f"{cells.mode_title(row['b_mode'])}{f' ({said})' if said else ''} instead of "
+        f"{', '.join(filter(None, [beside, cached['a']]))}"
+    )
 
 
 def estimate_of(row: Mapping[str, Any]) -> Estimate:

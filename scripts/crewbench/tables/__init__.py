@@ -28,6 +28,7 @@ from crewbench import (
     stats,
     tax,
 )
+from crewbench.config import conditions
 from crewbench.quality import Agreement
 from crewbench.records import FILES, Status
 from crewbench.tables import shown
@@ -183,7 +184,8 @@ class _Found:
         self.seen.append(interference.Seen(cell, who["repeat"], name, tuple(beside), alone))
         costs = breakeven.of_trial(rounds, trial.agents, trial.workers, record.get("zygote_s"))
         if costs is not None:
-            self.costs.append((cell, who["repeat"], costs))
+            options = conditions(record["spec"]["cell"].get("options") or {})
+            self.costs.append(({**cell, "conditions": options}, who["repeat"], costs))
 
     def tables(self, compared: Sequence[interference.Seen]) -> dict[str, pd.DataFrame]:
         """`compared` are `seen`, with the agent alone beside each."""
