@@ -280,7 +280,7 @@ def _runner(side: Side) -> RunnerInfo | None:
 
 
 def _beside(one: Side, other: Side) -> bool:
-    """Whether both have in common what a pair must; `conditions` are what a variant sets of task or machine."""
+    """Whether both have in common what a pair must; `conditions` are what a variant sets of them."""
     same = all(one[0][name] == other[0][name] for name in BESIDE)
     return same and one[0].get("conditions") == other[0].get("conditions")
 
