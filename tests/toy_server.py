@@ -149,6 +149,13 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Says nothing where a client hung up: its traceback would push what was asked for out of the log's end."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
@@ -164,7 +171,7 @@ def main() -> None:
     child = subprocess.Popen(["sleep", "600"], start_new_session=True)
     print(f"child {child.pid}", flush=True)
     Handler.ready = arguments.start == "ready"
-    ThreadingHTTPServer(("127.0.0.1", arguments.port), Handler).serve_forever()
+    Server(("127.0.0.1", arguments.port), Handler).serve_forever()
 
 
 if __name__ == "__main__":
