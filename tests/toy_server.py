@@ -151,7 +151,7 @@ class Handler(BaseHTTPRequestHandler):
 
 class Server(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
-        """Says nothing where a client hung up: its traceback would push what was asked for out of the log's end."""
+        """Nothing of clients that hung up: tracebacks would push what was asked for out of the log's end."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 

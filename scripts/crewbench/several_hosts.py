@@ -26,7 +26,7 @@ from crewbench import inert
 from crewbench.devices import allocation
 from crewbench.execute.actor import AUTO_ADDRESS
 from crewbench.execute.cluster import OBJECT_STORE_MIB, QUIET
-from crewbench.execute.server import free_port
+from crewbench.execute.ports import free_port
 from crewbench.execute.surroundings import SCRIPTS
 
 JOIN_S = 180.0
@@ -39,6 +39,9 @@ TAIL = 15
 
 STARTED = "Ray runtime started."
 """What `ray start` says when its node is known to the head."""
+
+ERROR = "\tERR "
+"""What `ray start` marks its errors with."""
 
 ADDRESS = re.compile(r"ray start --address='([^']+)'")
 """Where the head tells the port that it took."""
@@ -142,11 +145,13 @@ class Hosts:
     def _wait(self, nodes: Sequence[str], join_s: float, what: str = "") -> None:
         until = time.monotonic() + join_s
         while late := [node for node in nodes if STARTED not in self.log(node)]:
-            for node in late:
-                if (code := self.steps[node].poll()) is not None:
-                    raise HostsError(f"{node} did not join{what}: srun ended with {code}{self._tail(node)}")
+            # All of them: nobody can join a head that has ended.
+            for node, step in self.steps.items():
+                if (code := step.poll()) is not None:
+                    did = f"did not join{what}" if node in late else "joined and has ended"
+                    raise HostsError(f"{node} {did}: srun ended with {code}{self._tail(node)}")
             if time.monotonic() > until:
-                tails = "".join(map(self._tail, late))
+                tails = "".join(map(self._tail, self.steps))
                 raise HostsError(f"{', '.join(late)} did not join{what} within {join_s:g} s{tails}")
             time.sleep(LOOK_S)
 
@@ -154,8 +159,11 @@ class Hosts:
         return (self.place / node).read_text(errors="replace")
 
     def _tail(self, node: str) -> str:
-        lines = [inert.excerpt(line, 300) for line in self.log(node).splitlines() if line.strip()][-TAIL:]
-        return "".join(f"\n  {node}: {line}" for line in lines) or f"\n  {node}: (it said nothing)"
+        lines = [line for line in self.log(node).splitlines() if line.strip()]
+        # What went wrong stands far above the end: Ray shows the log of what it lost after it.
+        errors = [line for line in lines[:-TAIL] if ERROR in line]
+        shown = (inert.excerpt(line, 300) for line in [*errors[-TAIL:], *lines[-TAIL:]])
+        return "".join(f"\n  {node}: {line}" for line in shown) or f"\n  {node}: (it said nothing)"
 
     def beside(self, command: subprocess.Popen[bytes]) -> int:
         """Wait for the command, and tell of a node that is lost meanwhile: its trials' rows will say so."""

@@ -11,7 +11,7 @@ import pytest
 
 from crewbench.execute import cluster
 from crewbench.execute.actor import RESTARTS, share
-from crewbench.execute.server import free_port
+from crewbench.execute.ports import free_port
 from made_study import Study
 from processes import MARK, command, marked, new_mark, wait_gone
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from crewbench.execute import cluster, door
-from crewbench.execute.server import free_port
+from crewbench.execute.ports import free_port
 from made_study import Study
 from processes import MARK, command, marked, new_mark, wait_gone
 from running import Running, hard

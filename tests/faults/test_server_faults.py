@@ -226,7 +226,10 @@ def test_a_killed_server_keeper_or_process_beside_it_is_a_row_with_the_servers_l
         assert says in rows[name]["error"]
     for row in [r for r in result.rows("agents") if r["round"] == "1" and r["worker"] != "server3"]:
         assert row["status"] == "error"
-        assert "log ends:" in row["error"] and "POST /v1/chat/completions" in row["error"]
+        # A server that was ready late may have answered nothing yet but its keeper.
+        assert re.search(
+            r'log ends: .*"(GET /health|POST /v1/chat/completions) HTTP', row["error"], re.DOTALL
+        )
     assert rows["server3"]["status"] == "ok"
 
 

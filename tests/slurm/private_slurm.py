@@ -16,10 +16,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from crewbench.devices.allocation import fields
+from crewbench.execute.ports import free_port
 
 LONGEST_S = 120.0
 """How long to wait for something that must come, on a busy machine."""
@@ -102,11 +103,8 @@ class PrivateSlurm:
     # ---- its parts
 
     def _configure(self, gpus: int) -> None:
-        with ExitStack() as held:  # all at once, so that no port comes twice
-            sockets = [held.enter_context(socket.socket()) for _ in range(len(self.nodes) + 1)]
-            for each in sockets:
-                each.bind(("127.0.0.1", 0))
-            controller, *ports = (each.getsockname()[1] for each in sockets)
+        # Daemons are started again at their ports, long after.
+        controller, *ports = (free_port() for _ in range(len(self.nodes) + 1))
         # slurmd wants a character device for each GPU, whose name ends in its number.
         for number in range(gpus):
             (self.place / "dev" / f"nvidia{number}").symlink_to("/dev/null")

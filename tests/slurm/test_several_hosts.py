@@ -2,12 +2,15 @@
 
 import csv
 import glob
+import os
+import signal
 import sys
 from types import SimpleNamespace
 
 import pytest
 
 from private_slurm import processes
+from processes import command
 
 pytestmark = pytest.mark.needs("slurmctld", "munged", "ray")
 
@@ -150,6 +153,25 @@ def test_no_process_and_no_directory_of_ray_is_left_on_a_node(ran):
 def test_a_node_that_does_not_join_in_time_ends_the_job_with_its_name(made):
     ended = wrapped(made, f"{sys.executable} scripts/hosts.py --join-s 0 touch began").finish()
     assert ended.state == "FAILED" and f"error: {ended.nodes[0]} did not join within 0 s" in ended.text
+    assert ended.left == set() and not (made.place / "began").exists()
+
+
+def test_a_head_that_ends_while_others_join_ends_the_job_with_its_name_and_its_words(made):
+    job = wrapped(made, f"{sys.executable} scripts/hosts.py touch began")
+
+    def commands():
+        return {pid: command(pid) for pid in processes(made.cluster.place, f"SLURM_JOB_ID={job.id}")}
+
+    def joining():
+        return any("--node-name" in said and "--head" not in said for said in commands().values())
+
+    made.cluster.until(joining, "a node that joins")
+    (head,) = (pid for pid, said in commands().items() if "gcs_server" in said.split()[0])
+    os.kill(head, signal.SIGKILL)
+    ended = job.finish()
+    assert ended.state == "FAILED"
+    assert f"error: {ended.nodes[0]} joined and has ended: srun ended with 1" in ended.text
+    assert "gcs_server [exit code=-9]" in ended.text
     assert ended.left == set() and not (made.place / "began").exists()
 
 

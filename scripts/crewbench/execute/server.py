@@ -7,7 +7,6 @@ keeper (keeper.py), the agents' Python runs in clients (clients.py), and this on
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import threading
 import time
@@ -27,6 +26,7 @@ from crewbench.engines import create
 from crewbench.engines.openai import LOCAL, Server, Start, tail
 from crewbench.execute import keeper, preload
 from crewbench.execute.clients import CLIENTS
+from crewbench.execute.ports import free_port, taken
 from crewbench.execute.process import Handle, ProcessRunner
 from crewbench.execute.worker import (
     Failure,
@@ -54,21 +54,15 @@ class ServerFailed(Exception):
         super().__init__(f"the server {how}; its log ends: {log[-1500:] or '(empty)'}")
 
 
-def free_port(wanted: int = 0) -> int:
-    """A TCP port of the loopback that nobody has now: the one that is wanted, or any for 0.
+def port_of(job: Job) -> int:
+    """The port for a job's server.
 
-    ServerFailed where somebody has it: who answers there would pass for the server.
+    ServerFailed where somebody has the one that it is to be: who answers there would pass for the server.
     """
-    with socket.socket() as probe:
-        # As servers do: what an earlier one left behind in TIME_WAIT is no hindrance.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOCAL, wanted))
-        except OSError as error:
-            raise ServerFailed(
-                f"was not started: port {wanted} of {LOCAL} is taken ({error.strerror})"
-            ) from None
-        return probe.getsockname()[1]
+    wanted = job.runner_options.get("port", 0)
+    if wanted and (why := taken(wanted)):
+        raise ServerFailed(f"was not started: port {wanted} of {LOCAL} is taken ({why})")
+    return wanted or free_port()
 
 
 def log_of(job: Job) -> Path:
@@ -86,7 +80,7 @@ def describe(job: Job, devices: list[str]) -> Server:
         length=job.length,
         tokens=job.tokens,
         account=account_of(job),
-        port=free_port(job.runner_options.get("port", 0)),
+        port=port_of(job),
         log=log_of(job),
         concurrency=job.concurrency,
         threads=job.threads,
