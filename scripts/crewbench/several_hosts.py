@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +26,7 @@ from pathlib import Path
 from crewbench import inert
 from crewbench.devices import allocation
 from crewbench.execute.actor import AUTO_ADDRESS
-from crewbench.execute.cluster import OBJECT_STORE_MIB, QUIET
+from crewbench.execute.cluster import OBJECT_STORE_MIB, QUIET, TOO_SLOW, TRIES
 from crewbench.execute.ports import free_port
 from crewbench.execute.surroundings import SCRIPTS
 
@@ -116,21 +117,20 @@ class Hosts:
         self.environment = {**os.environ, **SETTINGS, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.place = place
         self.steps: dict[str, subprocess.Popen[bytes]] = {}
+        self.tries: Counter[str] = Counter()
 
     def start(self, join_s: float) -> str:
         """Start Ray on all nodes. Returns its address; HostsError where one did not come within the time."""
         first, *others = self.addresses
-        self._start(first, None)
-        self._wait([first], join_s)
+        self._join([first], join_s, None)
         found = ADDRESS.search(self.log(first))
         if found is None:
             raise HostsError(f"Ray on {first} does not say its address{self._tail(first)}")
-        for node in others:
-            self._start(node, found[1])
-        self._wait(others, join_s, f" Ray at {found[1]}")
+        self._join(others, join_s, found[1])
         return found[1]
 
     def _start(self, node: str, head: str | None) -> None:
+        self.tries[node] += 1
         task = [sys.executable, "-m", __spec__.name, *ray_start(node, self.addresses[node], head)]
         with (self.place / node).open("wb") as log:
             self.steps[node] = subprocess.Popen(
@@ -142,14 +142,24 @@ class Hosts:
                 start_new_session=True,  # a Ctrl-C is the command's
             )
 
-    def _wait(self, nodes: Sequence[str], join_s: float, what: str = "") -> None:
+    def _join(self, nodes: Sequence[str], join_s: float, head: str | None) -> None:
+        """Start Ray on these nodes, and wait until they have joined the head, or are the head itself."""
         until = time.monotonic() + join_s
+        what = f" Ray at {head}" if head else ""
+        for node in nodes:
+            self._start(node, head)
         while late := [node for node in nodes if STARTED not in self.log(node)]:
             # All of them: nobody can join a head that has ended.
             for node, step in self.steps.items():
-                if (code := step.poll()) is not None:
-                    did = f"did not join{what}" if node in late else "joined and has ended"
-                    raise HostsError(f"{node} {did}: srun ended with {code}{self._tail(node)}")
+                if (code := step.poll()) is None:
+                    continue
+                if node in late and TOO_SLOW in self.log(node) and self.tries[node] < TRIES:
+                    slow = f"Ray on {node} took too long to start, and starts again"
+                    print(slow, file=sys.stderr, flush=True)
+                    self._start(node, head)
+                    continue
+                did = f"did not join{what}" if node in late else "joined and has ended"
+                raise HostsError(f"{node} {did}: srun ended with {code}{self._tail(node)}")
             if time.monotonic() > until:
                 tails = "".join(map(self._tail, self.steps))
                 raise HostsError(f"{', '.join(late)} did not join{what} within {join_s:g} s{tails}")

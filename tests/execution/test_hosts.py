@@ -5,8 +5,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -14,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from crewbench.execute import cluster, door
+import rays
+from crewbench.execute import door
 from crewbench.execute.ports import free_port
 from made_study import Study
 from processes import MARK, command, marked, new_mark, wait_gone
@@ -42,16 +41,15 @@ class TwoNodes:
     def begin(self):
         port = free_port()
         self.address = f"127.0.0.2:{port}"
-        client = free_port()
-        self.start("--head", "--port", port, "--ray-client-server-port", client, node="127.0.0.2")
+        self.start({"--port": port, "--temp-dir": self.short}, node="127.0.0.2", head=True)
         self.join(OTHER, "127.0.0.3")
 
     def join(self, name, node, **environment):
         disk = {"TMPDIR": f"{self.short}/{name}/tmp", "NODE_DISK": str(self.place / name)}
-        named = ("--address", self.address, "--node-name", name)
-        self.start(*named, node=node, **disk, NODE_MEMORY=str(self.memory), **environment)
+        named = {"--address": self.address, "--node-name": name}
+        self.start(named, node=node, **disk, NODE_MEMORY=str(self.memory), **environment)
 
-    def start(self, *words, node, **environment):
+    def start(self, options, node, head=False, **environment):
         env = {
             **os.environ,
             MARK: self.mark,
@@ -60,22 +58,8 @@ class TwoNodes:
             "RAY_AUTH_MODE": "disabled",
             "RAY_USAGE_STATS_ENABLED": "0",
         }
-        common = {
-            "--node-ip-address": node,
-            "--num-cpus": 2,
-            "--min-worker-port": 0,
-            "--max-worker-port": 0,
-            "--dashboard-agent-listen-port": 0,
-            "--object-store-memory": cluster.OBJECT_STORE_MIB * 2**20,
-        }
-        head = {"--include-dashboard": "false", "--dashboard-port": 0, "--temp-dir": self.short}
-        given = common | (head if "--head" in words else {})
-        start = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", *words]
-        start += [word for pair in given.items() for word in pair]
-        log = self.place / f"{node}.log"
-        with log.open("w") as file:  # not a pipe: what it starts would keep it open
-            done = subprocess.run(list(map(str, start)), env=env, stdout=file, stderr=file, check=False)
-        assert done.returncode == 0, log.read_text()
+        given = {"--node-ip-address": node, "--num-cpus": 2, **options}
+        rays.start(self.place / f"{node}.log", env, given, head)
 
     def end(self):
         kill_all(self.mark)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import slow_agent
 from crewbench.devices import procfs
 from crewbench.execute import made
 from crewbench.records import STAGES
 from made_study import Study
-from processes import marked
+from processes import GONE_S, MARK, marked, new_mark, wait_gone
 from running import Running, hard
 
 pytestmark = pytest.mark.needs("ray")
@@ -86,6 +87,16 @@ def test_killing_the_harness_leaves_no_process_of_rays(study, victim):
     assert code != 0
     assert not (running.study.dir(running.trial_id) / "trial.json").exists()
     assert running.devices_are_free()
+
+
+def test_a_ray_that_is_too_slow_to_start_is_started_again_and_nothing_of_the_first_is_left(study, tmp_path):
+    seen, mark = slow_agent.once(tmp_path), new_mark()
+    made = study({"warm_rounds": 0, "runs": [{"mode": "actors", "gpus": 1, "agents": 1}]})
+    result = made.run(made.trials[0], **{MARK: mark, "PYTHONPATH": str(tmp_path)})
+    assert seen.exists() and "Ray took too long to start, and starts again" in result.log
+    assert "Traceback" not in result.log
+    assert [row["status"] for row in result.rows("agents")] == ["ok"]
+    assert wait_gone(marked(mark), GONE_S) == []
 
 
 @pytest.mark.parametrize("victim", ["gcs_server", "raylet/raylet", "the process that speaks with Ray"])

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import slow_agent
 from private_slurm import processes
 from processes import command
 
@@ -156,6 +157,17 @@ def test_a_node_that_does_not_join_in_time_ends_the_job_with_its_name(made):
     assert ended.left == set() and not (made.place / "began").exists()
 
 
+def test_a_node_where_ray_is_too_slow_to_start_starts_it_again(made):
+    seen = slow_agent.once(made.place / "scripts")
+    try:
+        ended = wrapped(made, f"{sys.executable} scripts/hosts.py touch joined").finish()
+    finally:
+        (made.place / "scripts/sitecustomize.py").unlink()
+    assert ended.state == "COMPLETED", ended.text
+    assert seen.exists() and f"Ray on {ended.nodes[0]} took too long to start, and starts again" in ended.text
+    assert ended.left == set() and (made.place / "joined").exists()
+
+
 def test_a_head_that_ends_while_others_join_ends_the_job_with_its_name_and_its_words(made):
     job = wrapped(made, f"{sys.executable} scripts/hosts.py touch began")
 
@@ -165,7 +177,7 @@ def test_a_head_that_ends_while_others_join_ends_the_job_with_its_name_and_its_w
     def joining():
         return any("--node-name" in said and "--head" not in said for said in commands().values())
 
-    made.cluster.until(joining, "a node that joins")
+    job.until(joining, "a node that joins")
     (head,) = (pid for pid, said in commands().items() if "gcs_server" in said.split()[0])
     os.kill(head, signal.SIGKILL)
     ended = job.finish()

@@ -62,6 +62,10 @@ QUIET = {
 }
 """The environment of a Ray that serves trials and nobody else."""
 
+TOO_SLOW, TRIES = "The current node timed out during startup", 3
+"""What a Ray says that gave its own helper processes too little time to start, on a slow or busy host: 15 s
+that no setting changes (ray#65983). The next try finds their code in the page cache."""
+
 LOCAL = {**LOOPBACK, **QUIET, "RAY_AUTH_MODE": "token"}
 """The environment of a Ray that the trial starts."""
 
@@ -118,17 +122,7 @@ def join(settings: Settings) -> str:
         # Ray asks cloud providers' addresses what it runs on, unless this says.
         (place / "ray_bootstrap_config.yaml").write_text("{}\n", encoding="utf-8")
         os.environ.update(LOCAL, HOME=str(place))
-        import ray
-
-        ray.init(
-            address="local",
-            num_gpus=settings.gpus,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_MIB * 2**20,
-            _plasma_directory=str(place),
-            _temp_dir=short(place),
-            **quiet,
-        )
+        start(place, settings.gpus, quiet)
     else:
         host, _, port = settings.address.rpartition(":")
         # Where nobody listens, Ray would try for ever.
@@ -138,7 +132,33 @@ def join(settings: Settings) -> str:
         import ray
 
         ray.init(address=settings.address, **quiet)
+    import ray
+
     return ray.get_runtime_context().get_node_id()
+
+
+def start(place: Path, gpus: int, quiet: dict[str, Any]) -> None:
+    """Start a Ray below `place`, again where it was but too slow."""
+    import ray
+
+    for tries in range(1, TRIES + 1):
+        try:
+            ray.init(
+                address="local",
+                num_gpus=gpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_MIB * 2**20,
+                _plasma_directory=str(place),
+                _temp_dir=short(place),
+                **quiet,
+            )
+            return
+        except Exception as error:
+            if TOO_SLOW not in str(error) or tries == TRIES:
+                raise
+            print("Ray took too long to start, and starts again", file=sys.stderr, flush=True)
+            ray.shutdown()
+            end_descendants()
 
 
 def token() -> dict[str, str]:
