@@ -81,9 +81,7 @@ def running_ray(tmp_path):
     }
     short = Path(cluster.short(place))
     try:
-        rays.start(
-            tmp_path / "ray.log", env, {"--port": 0, "--num-cpus": 2, "--temp-dir": short}, head=True
-        )
+        rays.start(tmp_path / "ray.log", env, {"--port": 0, "--num-cpus": 2, "--temp-dir": short}, head=True)
         yield (short / "ray_current_cluster").read_text().strip(), mark
     finally:
         pids = marked(mark)
