@@ -38,6 +38,12 @@ class Result:
     def trial(self) -> dict[str, Any]:
         return json.loads((self.dir / "trial.json").read_text())
 
+    @property
+    def taints(self) -> list[str]:
+        """Without those that this machine causes: a kernel that drops pages, a sampler that gets no CPU."""
+        machine = ("in the page cache before they were loaded", "the sampler missed")
+        return [taint for taint in self.trial["taints"] if not any(words in taint for words in machine)]
+
     def rows(self, name: str) -> list[dict[str, str]]:
         with open(self.dir / f"{name}.csv", newline="") as file:
             return list(csv.DictReader(file))

@@ -93,6 +93,11 @@ def runs_out_of_memory(say):
     say(f"data: {json.dumps({'error': NO_MEMORY})}\n\n")
 
 
+def stops_its_keeper(say):
+    os.kill(os.getppid(), signal.SIGSTOP)
+    answers(say)
+
+
 def dies(say):
     say(piece("one"))
     os.kill(os.getpid(), signal.SIGKILL)
@@ -102,7 +107,7 @@ ANSWERS = {
     function.__name__.replace("_", "-"): function
     for function in (
         *(answers, hangs, goes_on_late, closes, ends_early, sends_nonsense, sends_half_nonsense),
-        *(sends_an_error, runs_out_of_memory, dies),
+        *(sends_an_error, runs_out_of_memory, stops_its_keeper, dies),
     )
 }
 

@@ -14,7 +14,7 @@ from crewbench import cells, metrics, ramp, stats
 from crewbench.engines import ENGINES
 from crewbench.quality import Agreement
 from crewbench.records import Status
-from crewbench.verdict import Answer, Key, Ranked, of_choice, ranked
+from crewbench.verdict import Answer, Key, Ranked, alike, by_choice, ranked, zygote
 from crewbench.words import count, estimate, number
 
 OTHERS_MAX = 4
@@ -112,9 +112,12 @@ def recommendation(trials: pd.DataFrame, constraints: pd.DataFrame, limits: ramp
     same = trials[trials["workload"] == cells.common_workload(trials)]
     phase = "warm" if same["warm_s"].notna().any() else "cold"
     named = cells.varying(same, cells.CHOICE[2:])
-    fit, left_out, found = [], [], ranked(same, f"{phase}_s")
+    fit, left_out, found, of = [], [], ranked(same, f"{phase}_s"), by_choice(same)
+    sizes: dict[tuple[Any, ...], dict[int, Mapping[int, float]]] = {}
+    for _, (mode, gpus, *rest), values in found:
+        sizes.setdefault((mode, *rest), {})[gpus] = values
     for one in found:
-        why = _unfit(one, found, of_choice(same, one[1]), limits, kind)
+        why = _unfit(one, sizes, of[one[1]], limits, kind)
         if why:
             name = cells.choice(one[1], kind, named)
             left_out.append(f"Left out: {name}, {number(one[0].value)} s: {why}.")
@@ -128,16 +131,23 @@ def recommendation(trials: pd.DataFrame, constraints: pd.DataFrame, limits: ramp
     equal = [
         one
         for one in fit
-        if one is fastest or _alike(phase, one[1], fastest[1]) or _not_told_apart(fastest[2], one[2])
+        if one is fastest or alike(phase, one[1], fastest[1]) or _not_told_apart(fastest[2], one[2])
     ]
     cold = {one[1]: one[0].value for one in ranked(same, "cold_s")}
     best, key, ours = min(
         equal, key=lambda one: (int(one[1][1]), cold.get(one[1], float("inf")), fit.index(one))
     )
     name = cells.choice(key, kind, named)
-    start = f"; a cold one {number(cold[key])} s" if phase == "warm" and key in cold else ""
+    once = f", and {zygote(of[key])}" if zygote(of[key]) else ""
+    start = f"; a cold one {number(cold[key])} s{once}" if phase == "warm" and key in cold else ""
     support = [f"A {phase} round takes {estimate(best, 's')}, n = {best.n}{start}; {_deadline(limits)}."]
-    if key != fastest[1] and not _alike(phase, key, fastest[1]):
+    if key != fastest[1] and alike(phase, key, fastest[1]):
+        other = f"{number(cold[fastest[1]])} s cold" if fastest[1] in cold else "not measured cold"
+        support.append(
+            f"The same deployment, started as {cells.choice(fastest[1], kind, named)}: "
+            f"{number(fastest[0].value)} s {phase}, {other}; a {phase} round does not depend on the start."
+        )
+    elif key != fastest[1]:
         than = f"{cells.choice(fastest[1], kind, named)}, {number(fastest[0].value)} s"
         ratio = estimate(stats.paired(metrics.speedup, ours, fastest[2]), "×")
         why = "takes fewer devices" if key[1] < fastest[1][1] else "starts sooner"
@@ -146,18 +156,22 @@ def recommendation(trials: pd.DataFrame, constraints: pd.DataFrame, limits: ramp
         )
     if best.n == 1:
         support.append("One trial of a cell: how sure this is cannot be said.")
+    found_out = Agreement.worst(of[key]["agreement"].unique())
+    if found_out is not Agreement.AGREES:
+        support.append(f"Of its engine: {found_out.words} in this study.")
     if len(found) == 1:
         support.append("Nothing else was measured on the same work, so there is nothing to compare it with.")
     support += _memory(same, fit, key, kind, named)
     support += _cheapest(same, fit, key, phase, kind, named)
-    support += _broken(of_choice(trials, key).iloc[0], constraints)
+    support += _broken(of[key].iloc[0], constraints)
     answer = f"{name}: {number(best.value)} s a {phase} round"
     return Answer("recommendation", question, answer, (*support, *said))
 
 
 def _memory(trials: pd.DataFrame, fit: Ranked, key: Key, kind: str, named: Sequence[str]) -> list[str]:
     """What the recommended choice held of its fullest device, and which one takes much less."""
-    peaks = {one[1]: of_choice(trials, one[1])["peak_mib"].max() for one in fit}
+    of = by_choice(trials)
+    peaks = {one[1]: of[one[1]]["peak_mib"].max() for one in fit}
     ours = peaks[key]
     if not _known(ours):
         return []
@@ -173,20 +187,15 @@ def _memory(trials: pd.DataFrame, fit: Ranked, key: Key, kind: str, named: Seque
     return [held]
 
 
-def _alike(phase: str, one: Key, other: Key) -> bool:
-    """Whether two choices differ in the start alone, which warm rounds do not see."""
-    starts = {cells.CHOICE.index("start"), cells.CHOICE.index("compile_cache")}
-    return phase == "warm" and all(one[i] == other[i] for i in range(len(one)) if i not in starts)
-
-
 def _unfit(
     one: tuple[stats.Estimate, Key, Mapping[int, float]],
-    others: Ranked,
+    sizes: Mapping[tuple[Any, ...], Mapping[int, Mapping[int, float]]],
     group: pd.DataFrame,
     limits: ramp.Limits,
     kind: str,
 ) -> str:
-    """Why a cell is not recommended, or "". It is `one` of `others`, and `group` are its trials."""
+    """Why a cell is not recommended, or "". `group` are its trials; `sizes` has the values of all choices by
+    what they are but for their GPUs, and by these."""
     found, (mode, gpus, *rest), ours = one
     bad = int((group["status"] != Status.OK).sum())
     if bad:
@@ -195,9 +204,7 @@ def _unfit(
         return "its engine computes something else than the checkpoint"
     if limits.deadline_s is not None and found.value > limits.deadline_s:
         return f"over the deadline of {number(limits.deadline_s)} s"
-    fewer = {
-        key[1]: theirs for _, key, theirs in others if (key[0], *key[2:]) == (mode, *rest) and key[1] < gpus
-    }
+    fewer = {size: theirs for size, theirs in sizes[(mode, *rest)].items() if size < gpus}
     if not fewer or cells.searches(mode):  # what such a mode may use is not what it used
         return ""
     least = int(min(fewer))
@@ -230,7 +237,7 @@ def _cheapest(
         return []
     least = min(costs, key=lambda one: one[0].value)
     noun = "slot-seconds" if kind == "slot" else "GPU-seconds"
-    if least is ours or _alike(phase, least[1], key):
+    if least is ours or alike(phase, least[1], key):
         return [f"It costs the fewest {noun} too: {number(ours[0].value)} a round."]
     cost = f"{number(least[0].value)} a round against {number(ours[0].value)}"
     return [f"{cells.choice(least[1], kind, named)} costs the fewest {noun}: {cost}."]

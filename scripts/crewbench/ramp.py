@@ -417,12 +417,16 @@ def _orchestration(seen: Sequence[Seen], limit: float) -> Iterable[Reading]:
         found = stats.arithmetic_mean([s.orchestration for s in ran])
         if found.has_interval:  # a share lies between 0 and 1, whatever so few trials allow
             found = replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
-        low, high = (None if x is None else 100 * x for x in (found.low, found.high))
-        shown = Estimate(100 * found.value, low, high, found.n, found.reason)
         what = "CrewAI takes" if any(s.replayed for s in ran) else "framework and queue take"
         how = ", by its calls made again without it" if any(s.replayed for s in ran) else ""
-        said = f"{what} {estimate(shown, '%')} of a {ran[0].phase} round{how}"
+        said = f"{what} {_percent(found)} of a {ran[0].phase} round{how}"
         yield Reading(point, found.value, limit, found.value > limit, found.n, _settled(found, limit), said)
+
+
+def _percent(share: Estimate) -> str:
+    """A share in words: "17.7 % [11.6, 26.8]"."""
+    low, high = (None if x is None else 100 * x for x in (share.low, share.high))
+    return estimate(replace(share, value=100 * share.value, low=low, high=high), "%")
 
 
 def _parallelism(seen: Sequence[Seen], limit: float, kind: str) -> Iterable[Reading]:
@@ -457,7 +461,7 @@ def _parallelism(seen: Sequence[Seen], limit: float, kind: str) -> Iterable[Read
                 continue
             said = (
                 f"speed-up {number(found.value * ideal)} of an ideal {number(ideal)} against "
-                f"{place(base, kind)}, {phase[point]}: {number(100 * found.value)} % efficient"
+                f"{place(base, kind)}, {phase[point]}: efficiency {_percent(found)}"
             )
             settled = _settled(found, limit)
             readings.append(

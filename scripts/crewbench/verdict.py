@@ -6,10 +6,11 @@ the one after it is named with the ratio between them, so that a reader sees how
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from crewbench import cells, metrics, stats
@@ -55,24 +56,29 @@ def fastest(trials: pd.DataFrame, phase: str, kind: str) -> Answer:
     if not found:
         return Answer(phase, question, "Not measured: no trial worked.")
     named = cells.varying(same, cells.CHOICE[2:])
-    found.sort(key=lambda one: _failed(same, one[1]) > 0)
+    of = by_choice(same)
+    failures = {key: int((group["status"] != Status.OK).sum()) for key, group in of.items()}
+    found.sort(key=lambda one: failures[one[1]] > 0)
     best, key, values = found[0]
     name = cells.choice(key, kind, named)
     support = [f"{estimate(best, 's')}, n = {best.n}."]
-    if failed := _failed(same, key):
+    if failed := failures[key]:
         support.append(
             f"It failed in {failed} of {count(failed + best.n, 'trial')}; none worked in all of its own."
         )
     for mean, other, _ in found:
-        if mean.value < best.value and (failed := _failed(same, other)):
+        if mean.value < best.value and (failed := failures[other]):
             where = f"{number(mean.value)} s where it worked"
-            all_of_it = count(len(of_choice(same, other)), "trial")
+            all_of_it = count(len(of[other]), "trial")
             support.append(
                 f"{cells.choice(other, kind, named)}: {where}, but it failed in {failed} of {all_of_it}."
             )
-    after = found[1:2]  # the next cell, the next other mode, and the usual baseline
-    after += [r for r in found[2:] if r[1][0] != key[0]][:1] if after and after[0][1][0] == key[0] else []
-    after += [r for r in found[1:] if r[1][0] == cells.baseline() and r not in after][:1]
+    if once := zygote(of[key]) if phase == "cold" else "":
+        support.append(f"Not in it: {once}.")
+    rivals = [r for r in found[1:] if not alike(phase, r[1], key)]
+    after = rivals[:1]  # the next cell, the next other mode, and the usual baseline
+    after += [r for r in rivals[1:] if r[1][0] != key[0]][:1] if after and after[0][1][0] == key[0] else []
+    after += [r for r in rivals if r[1][0] == cells.baseline() and r not in after][:1]
     for _, other, theirs in after:
         ratio = stats.paired(metrics.speedup, theirs, values)
         support.append(_against(ratio, cells.choice(other, kind, named)))
@@ -95,12 +101,16 @@ Ranked = list[tuple[stats.Estimate, Key, dict[int, float]]]
 def ranked(trials: pd.DataFrame, column: str) -> Ranked:
     """(geometric mean, key, value by repeat) of each choice that has any, the least first."""
     found = []
-    for key, group in trials.groupby(cells.CHOICE, observed=True, sort=False):
+    for key, group in by_choice(trials).items():
         values = {t["repeat"]: t[column] for t in group.to_dict("records") if _measured(t, column)}
         if values:
             found.append((stats.geometric_mean(values.values()), key, values))
+    if not found:
+        return []
     # By repeats in common first: a mean over other repeats met another state of the machine.
-    return sorted(found, key=lambda r: (-sum(_faster(r[2], o[2]) for o in found), r[0].value))
+    wins = _wins([values for _, _, values in found])
+    order = sorted(range(len(found)), key=lambda i: (-wins[i], found[i][0].value))
+    return [found[i] for i in order]
 
 
 def devices_needed(trials: pd.DataFrame, attempts: pd.DataFrame, kind: str) -> Answer:
@@ -178,17 +188,35 @@ def _measured(trial: Mapping[str, Any], column: str) -> bool:
     return trial["status"] == Status.OK and trial[column] == trial[column] and trial[column] is not None
 
 
-def _faster(ours: Mapping[int, float], theirs: Mapping[int, float]) -> bool:
-    ratio = stats.paired(metrics.speedup, theirs, ours)
-    return ratio.value is not None and ratio.value > 1
+def _wins(of: Sequence[Mapping[int, float]]) -> list[int]:
+    """Of how many others each is faster: the geometric mean of the ratios in common repeats is over one."""
+    repeats = sorted(set().union(*of))
+    logs = np.log([[values.get(repeat, np.nan) for repeat in repeats] for values in of])
+    known = ~np.isnan(logs)
+    logs = np.where(known, logs, 0.0)
+    # One row at a time: thousands of choices at once would take gigabytes.
+    return [
+        int((((logs - one) * (known & has)).sum(axis=1) > 0).sum())
+        for one, has in zip(logs, known, strict=True)
+    ]
 
 
-def of_choice(trials: pd.DataFrame, key: Key) -> pd.DataFrame:
-    return cells.only(trials, dict(zip(cells.CHOICE, key, strict=True)))
+def alike(phase: str, one: Key, other: Key) -> bool:
+    """Whether two choices differ in the start alone, which warm rounds do not see."""
+    starts = {cells.CHOICE.index("start"), cells.CHOICE.index("compile_cache")}
+    return phase == "warm" and all(one[i] == other[i] for i in range(len(one)) if i not in starts)
 
 
-def _failed(trials: pd.DataFrame, key: Key) -> int:
-    return int((of_choice(trials, key)["status"] != Status.OK).sum())
+def zygote(group: pd.DataFrame) -> str:
+    """What a choice's cold rounds do not count, or "": its workers are forked from a process that was started
+    before."""
+    took = metrics.median(group["zygote_s"].dropna())
+    return "" if took is None else f"{number(took)} s, once, for the process that its workers are forked from"
+
+
+def by_choice(trials: pd.DataFrame) -> dict[Key, pd.DataFrame]:
+    """The trials of each choice."""
+    return dict(iter(trials.groupby(cells.CHOICE, observed=True, sort=False)))
 
 
 def _against(ratio: stats.Estimate, name: str) -> str:

@@ -1,4 +1,4 @@
-"""One trial of every mode, run once by the real script, for all tests here to look at."""
+"""One trial of each mode, run once by the real script, for all tests here to look at."""
 
 import pytest
 
@@ -19,11 +19,18 @@ EXTRAS = {"served": "serving", "actors": "ray"}
 
 
 class Results(dict):
-    """mode -> Result. Asked for a mode that cannot run here, the test is skipped or fails."""
+    """mode -> Result, run when it is first asked for. Asked for a mode that cannot run here, the test is
+    skipped or fails."""
+
+    def __init__(self, study):
+        self.study = study
 
     def __missing__(self, mode):
-        require(EXTRAS[mode])
-        raise KeyError(mode)
+        if mode in EXTRAS:
+            require(EXTRAS[mode])
+        (trial_id,) = (t for t in self.study.trials if t.split("__")[0] == mode)
+        self[mode] = self.study.run(trial_id)
+        return self[mode]
 
 
 @pytest.fixture(scope="session")
@@ -38,12 +45,7 @@ def results(tmp_path_factory, models):
         mode: options for mode, options in MODES.items() if mode not in EXTRAS or not missing(EXTRAS[mode])
     }
     runs = [{"mode": mode, "agents": 3, **options} for mode, options in here.items()]
-    study = Study(tmp_path_factory.mktemp("study") / "s", {"warm_rounds": 1, "runs": runs}, models)
-    found = Results()
-    for trial_id in study.trials:
-        result = study.run(trial_id)
-        found[result.trial["identity"]["mode"]] = result
-    return found
+    return Results(Study(tmp_path_factory.mktemp("study") / "s", {"warm_rounds": 1, "runs": runs}, models))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from crewbench.engines import compile_cache
-from made_study import SCRIPTS
+from made_study import ROOT, SCRIPTS
 
 COMPILE = """
 import torch
@@ -44,19 +44,29 @@ def test_a_second_process_finds_what_the_first_compiled(tmp_path):
     assert then.record()["files_after"] == then.files
 
 
-# `compiled` wants a GPU, so here `eager` compiles something small when it loads, with torch's own compiler.
-EAGER_THAT_COMPILES = """
+IN_PLACE_OF_EAGER = """
 import sys
 from dataclasses import replace
 
-sys.path.append(SCRIPTS)
+sys.path.append({scripts!r})
 from crewbench import engines
 
 engines.ENGINES["eager"] = replace(
-    engines.ENGINES["eager"], module="eager_that_compiles", cls="Compiling", compile_cache=True
+    engines.ENGINES["eager"], module="another_engine", cls={cls!r}, compile_cache={compiles!r}
 )
 """
-ENGINE = """
+
+
+def in_place_of_eager(place, text, cls, compiles):
+    """What a trial is told so that its engine `eager` is this class of this module's text."""
+    site = IN_PLACE_OF_EAGER.format(scripts=str(SCRIPTS), cls=cls, compiles=compiles)
+    (place / "sitecustomize.py").write_text(site)
+    (place / "another_engine.py").write_text(text)
+    return {"PYTHONPATH": str(place)}
+
+
+# `compiled` wants a GPU, so here `eager` compiles something small when it loads, with torch's own compiler.
+COMPILES = """
 import os, sys
 from pathlib import Path
 import torch
@@ -76,12 +86,10 @@ class Compiling(Eager):
 @pytest.fixture(scope="module")
 def compiled_trials(small_study, tmp_path_factory):
     """Two repeats of one cell, run in this order."""
-    place = tmp_path_factory.mktemp("site")
-    (place / "sitecustomize.py").write_text(f"SCRIPTS = {str(SCRIPTS)!r}\n{EAGER_THAT_COMPILES}")
-    (place / "eager_that_compiles.py").write_text(ENGINE)
+    engine = in_place_of_eager(tmp_path_factory.mktemp("site"), COMPILES, "Compiling", compiles=True)
     run = {"mode": "parallel", "gpus": 1, "agents": 1, "start": "process"}
     study = small_study({"repeats": 2, "warm_rounds": 1, "runs": [run]})
-    return [study.run(name, PYTHONPATH=str(place)) for name in sorted(study.trials)]
+    return [study.run(name, **engine) for name in sorted(study.trials)]
 
 
 @pytest.mark.needs("g++")
@@ -113,3 +121,43 @@ def test_what_the_start_before_the_clock_left_elsewhere_is_gone(compiled_trials)
     found = [line for r in compiled_trials for line in r.log.splitlines() if "found in scratch:" in line]
     before, first, second = (line.split("found in scratch:")[1].split() for line in found)
     assert first == [name.replace("-0-", "-1-") for name in before] == second
+
+
+# On a CPU nothing is compiled for it, but the static cache is the same.
+SMALL_CACHE = """
+from crewbench.engines.compiled import Compiled
+
+class Small(Compiled):
+    def __init__(self, **kwargs):
+        super().__init__(cache_tokens=1024, **kwargs)
+"""
+AGENTS = """
+talker: {{role: Talker, goal: Say it all, backstory: "{long}"}}
+other: {{role: Other, goal: Say it, backstory: None to speak of}}
+"""
+
+
+def test_a_prompt_too_long_for_the_static_cache_is_an_error_that_says_so_and_the_worker_serves_the_next_step(
+    small_study, tmp_path
+):
+    agents = tmp_path / "agents.yaml"
+    agents.write_text(AGENTS.format(long="Years and years of it. " * 200))
+    run = {"mode": "sequential", "agents": 2}
+    crew = {"agents": str(agents), "tasks": str(ROOT / "config/tasks.yaml")}
+    study = small_study({"warm_rounds": 1, "crew": crew, "runs": [run]})
+    engine = in_place_of_eager(tmp_path, SMALL_CACHE, "Small", compiles=False)
+    result = study.run(study.trials[0], **engine)
+    rows = {(r["round"], r["agent"]): r for r in result.rows("agents")}
+    for number in ("0", "1"):
+        long, short = rows[number, "talker"], rows[number, "other"]
+        assert (long["status"], short["status"]) == ("error", "ok")
+        prompt = int(long["prompt_tokens"])
+        assert prompt > 1024 - 8
+        # CrewAI would cut a prompt down and call again, if it took this for a model's own limit.
+        assert long["llm_calls"] == "1"
+        assert long["error"] == (
+            f"ValueError: a prompt of {prompt} tokens and an output of up to 8 do not fit in the static "
+            "cache, which holds 1024: raise cache_tokens"
+        )
+    # In the warm round one worker met both, in this order.
+    assert rows["1", "talker"]["worker_life"] == rows["1", "other"]["worker_life"]

@@ -299,7 +299,7 @@ def test_what_the_other_hosts_did_is_kept_when_one_is_lost(struck):
     assert told(result.rows("workers"), "worker0") == [(HERE, "0", "ok", "")]
     assert {r["host"] for r in result.rows("gpu")} == {HERE}
     assert result.trial["hosts"][0]["anchor"]["host"] == LOST
-    assert result.trial["taints"] == [
+    assert result.taints == [
         f"what was sampled on another host is lost: {LOST}: it was lost",
         "workers died and were started again: 1",
     ]

@@ -11,9 +11,10 @@ import time
 import pytest
 
 import toys
-from crewbench.devices.companion import Companion, CompanionError
+from crewbench.devices import procfs
+from crewbench.devices.companion import CompanionError
 from crewbench.execute import keeper
-from processes import MARK, marked, new_mark, wait_gone
+from processes import MARK, command, marked, new_mark, wait_gone
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def keep(mark, spec):
     made = []
 
     def start(*args, fds=(), **changes):
-        companion = Companion(keeper.__name__, spec(*args, **changes), fds=fds)
+        companion = keeper.Kept(keeper.__name__, spec(*args, **changes), fds=fds)
         companion.start()
         made.append(companion)
         return companion
@@ -84,9 +85,10 @@ def test_a_ready_server_is_told_with_its_log_and_all_its_processes(keep, tmp_pat
     assert below == [child]
     assert texts(said)[0] == "toy server loads"
     assert all(before < at < said["ready_s"] for at, _ in said["lines"])
-    ended = companion.stop(keeper.END_S)
-    assert ended["rows"] and {row["running"] for row in ended["rows"]} == {3.0}
-    assert [row["t_s"] for row in ended["rows"]] == sorted(row["t_s"] for row in ended["rows"])
+    rows = []
+    assert companion.stop(keeper.END_S, rows.extend) == {"ended": -signal.SIGTERM}
+    assert rows and {row["running"] for row in rows} == {3.0}
+    assert [row["t_s"] for row in rows] == sorted(row["t_s"] for row in rows)
     assert wait_gone([server, child], 10.0) == []
     assert (tmp_path / "server.log").read_text().startswith("toy server loads\nchild ")
 
@@ -121,15 +123,66 @@ def test_a_command_that_cannot_be_run_is_told(keep):
     assert said["died"].startswith("could not be started") and "/no/such/program" in said["died"]
 
 
-def test_a_server_that_ignores_being_asked_to_end_is_killed(keep):
-    stubborn = "import signal, runpy, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); sys.argv.pop(0); "
-    stubborn += "runpy.run_path(sys.argv[0], run_name='__main__')"
+@pytest.fixture
+def stubborn(keep):
+    """A keeper whose server does not end when it is asked to, and the server's processes."""
+    program = "import signal, runpy, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); sys.argv.pop(0); "
+    program += "runpy.run_path(sys.argv[0], run_name='__main__')"
     number = port()
-    command = [sys.executable, "-c", stubborn, str(toys.SERVER), "--port", str(number)]
+    command = [sys.executable, "-c", program, str(toys.SERVER), "--port", str(number)]
     companion = keep(command=command, port=number)
-    pids = [pid for pid, _ in companion.ready(30.0)["pids"]]
-    assert companion.stop(keeper.END_S)["ended"] == -signal.SIGKILL
+    return companion, [pid for pid, _ in companion.ready(30.0)["pids"]]
+
+
+def test_a_server_that_ignores_being_asked_to_end_is_killed(stubborn):
+    companion, pids = stubborn
+    assert companion.stop(keeper.END_S) == {"ended": -signal.SIGKILL}
     assert wait_gone(pids, 10.0) == []
+
+
+def test_a_servers_metrics_are_told_before_it_ends_however_long_that_takes(stubborn):
+    companion, pids = stubborn
+    seen = []
+
+    def take(rows):
+        assert rows and all(procfs.started(pid) for pid in pids)
+        seen.append(time.monotonic())
+
+    companion.stop(keeper.END_S, take)
+    (told,) = seen
+    assert time.monotonic() - told > keeper.STOP_S / 2
+
+
+def test_a_reading_that_a_server_does_not_answer_is_one_that_says_nothing(keep):
+    companion = keep()
+    pids = [pid for pid, _ in companion.ready(30.0)["pids"]]
+    os.kill(pids[0], signal.SIGSTOP)
+    time.sleep(1.5 * keeper.ANSWER_S)
+    rows = []
+    assert companion.stop(keeper.END_S, rows.extend) == {"ended": -signal.SIGKILL}
+    # One while it is not asked to end, and the last one.
+    assert len([row for row in rows if list(row) == ["t_s"]]) >= 2
+    assert wait_gone(pids, 10.0) == []
+
+
+def test_a_keeper_that_does_not_answer_is_ended_with_all_of_its_server(keep):
+    companion = keep()
+    pids = [companion.pid, *(pid for pid, _ in companion.ready(30.0)["pids"])]
+    assert len(pids) == 3
+    os.kill(companion.pid, signal.SIGSTOP)
+    with pytest.raises(CompanionError, match="did not answer within 0.5 s"):
+        companion.stop(0.5)
+    assert wait_gone(pids, 10.0) == []
+
+
+def test_so_is_one_that_does_not_say_in_time_that_its_server_is_ready(keep, mark):
+    companion = keep("never")
+    while not any("sleep" in command(pid) for pid in marked(mark)):  # the server's child
+        time.sleep(0.02)
+    os.kill(companion.pid, signal.SIGSTOP)
+    with pytest.raises(CompanionError):
+        companion.ready(0.5)
+    assert wait_gone([pid for pid in marked(mark) if pid != os.getpid()], 10.0) == []
 
 
 def test_a_keeper_that_is_killed_takes_its_server_along(keep):
@@ -139,7 +192,8 @@ def test_a_keeper_that_is_killed_takes_its_server_along(keep):
     os.kill(companion.pid, signal.SIGKILL)
     assert wait_gone([server], 10.0) == []
     # What the server had started in a session of its own is for whoever knows it.
-    keeper.end({child: said["pids"][1][1]})
+    assert procfs.started(child)
+    companion.kill()
     assert wait_gone([child], 10.0) == []
 
 
@@ -155,9 +209,8 @@ def test_only_the_very_processes_are_ended_and_none_with_a_used_pid():
 
 OWNER = """
 import json, sys, time
-from crewbench.devices.companion import Companion
 from crewbench.execute import keeper
-companion = Companion(keeper.__name__, json.loads(sys.argv[1]), fds=[int(fd) for fd in sys.argv[2:]])
+companion = keeper.Kept(keeper.__name__, json.loads(sys.argv[1]), fds=[int(fd) for fd in sys.argv[2:]])
 companion.start()
 print(json.dumps([companion.pid, *(pid for pid, _ in companion.ready(30.0)["pids"])]), flush=True)
 time.sleep(600)

@@ -73,7 +73,7 @@ def test_an_actor_killed_while_it_generates_is_started_again_and_its_step_with_i
     assert float(cold["makespan_s"]) == pytest.approx(sum(float(cold[f"{s}_s"]) for s in STAGES), abs=1e-5)
     # What was lost is waiting: the step had no worker that would finish it.
     assert float(cold["queue_s"]) > 0 and float(cold["idle_s"]) < 0.02 * float(cold["makespan_s"])
-    assert result.trial["taints"] == ["workers died and were started again: 1"]
+    assert result.taints == ["workers died and were started again: 1"]
     assert result.trial["status"] == "ok"
 
 
@@ -119,3 +119,25 @@ def test_a_ray_that_is_killed_takes_its_actors_along_and_every_step_is_a_row(stu
     assert [r["worker_life"] for r in workers] == ["0", "0"]
     assert all("ended with Ray itself" in r["error"] for r in workers)
     assert result.trial["status"] == "error"
+
+
+def test_an_actor_that_hangs_is_ended_where_the_process_that_speaks_with_ray_hangs_too(study):
+    running = Running(study({**hard("actors", gpus=2), "timeouts": {"step_s": 5}}), r"worker1 .*: ready")
+    hung = running.worker
+    os.kill(procfs.parent(running.named("gcs_server")), signal.SIGSTOP)
+    os.kill(hung, signal.SIGSTOP)
+    code, survivors = running.finish()
+    assert (code, survivors) == (0, [])
+    result = running.result()
+    rows = {(r["round"], r["step"]): r for r in result.rows("agents")}
+    assert set(rows) == {(number, step) for number in ("0", "1") for step in ("agent0", "agent1")}
+    assert rows["0", "agent0"]["status"] in ("ok", "timeout")  # as fast as this machine is
+    assert rows["0", "agent1"]["error"] == "worker worker1 overran its steps; killed"
+    assert rows["1", "agent1"]["status"] == "skipped"
+    # All actors end with it, and none is started again.
+    assert rows["1", "agent0"]["status"] in ("error", "skipped")
+    workers = {r["worker"]: r for r in result.rows("workers")}
+    assert [(r["worker_life"], r["status"]) for r in workers.values()] == [("0", "error"), ("0", "timeout")]
+    assert "ended with Ray itself" in workers["worker0"]["error"]
+    assert workers["worker1"]["pid"] == str(hung)
+    assert result.trial["status"] == "timeout"

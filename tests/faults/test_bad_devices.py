@@ -134,7 +134,7 @@ def test_a_packed_trial_takes_the_gpu_that_is_free_and_does_not_wait_for_the_fir
 def test_somebody_else_on_the_gpu_and_a_hot_clock_taint_the_trial(study, toy):
     toy.says(processes={os.getpid(): 70_000}, used_mib=70_000, throttle=0x48)
     result = study(ON_GPUS).run("shared__g1__a1__eager__zygote__base__r1", **toy.environment)
-    assert result.trial["taints"] == [
+    assert result.taints == [
         f"a process of somebody else was on {UUID}",
         f"the clock of {UUID} was throttled: "
         "hw_slowdown in 100.0 %, hw_thermal_slowdown in 100.0 % of the samples",
@@ -156,9 +156,9 @@ def test_nvml_that_dies_in_a_trial_costs_samples_and_not_the_trial(study, toy):
     process.stderr.read()
     process.stderr.close()
     assert process.wait() == 0
-    trial = Result(made.dir(made.trials[0]), "").trial
-    assert trial["status"] == "error"
-    assert trial["taints"] == [f"readings of the devices were lost: memory of {UUID}: GPU is lost"]
+    result = Result(made.dir(made.trials[0]), "")
+    assert result.trial["status"] == "error"
+    assert result.taints == [f"readings of the devices were lost: memory of {UUID}: GPU is lost"]
 
 
 @pytest.mark.parametrize("mode", ["shared", "auto_expand"])
@@ -221,7 +221,7 @@ def test_a_disk_that_the_samples_fill_costs_samples_and_not_the_trial(study, tmp
         pytest.skip("no user namespaces here")
     result = made.run(made.trials[0], mount)
     assert result.trial["status"] == "ok"
-    (taint,) = result.trial["taints"]
+    (taint,) = result.taints
     assert taint.startswith("readings of the devices were lost: ")
     assert "No space left on device; the samples after it are lost" in taint
     assert "gpu.csv" in result.trial["files"]

@@ -31,27 +31,31 @@ WORK = {
 }
 
 
-@pytest.fixture(scope="module")
-def left():
-    """Filled by `records` with what was left of its trial."""
-    return []
-
-
-@pytest.fixture(scope="module")
-def records(tmp_path_factory, left):
+def trial_of(place, work):
+    """A trial of these servers: its records, and what was left of it, which is ended."""
     mark = new_mark()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**crews.OFFLINE, MARK: mark}.items():
             patch.setenv(name, value)
-        place = tmp_path_factory.mktemp("toys")
         patch.setenv("HOME", str(place))
-        found = toys.trial(place, WORK, warm_rounds=1, load_s=LOAD_S, step_s=STEP_S)
+        found = toys.trial(place, work, warm_rounds=1, load_s=LOAD_S, step_s=STEP_S)
     # multiprocessing's resource tracker is this process's own, and stays as long.
     mine = [pid for pid in marked(mark) if "resource_tracker" not in command(pid)]
-    for pid in wait_gone(mine, 5.0):
-        left.append(command(pid))
+    left = wait_gone(mine, 5.0)
+    said = [command(pid) for pid in left]
+    for pid in left:
         os.kill(pid, signal.SIGKILL)
-    return found
+    return found, said
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory):
+    return trial_of(tmp_path_factory.mktemp("toys"), WORK)
+
+
+@pytest.fixture(scope="module")
+def records(trial):
+    return trial[0]
 
 
 def row(records, step, number=0):
@@ -138,7 +142,8 @@ def test_a_server_that_exits_says_how_and_what_it_said(records):
 
 def test_its_metrics_until_then_are_kept_of_a_server_that_died(records):
     for name in ("good", "mortal"):
-        rows = [r for r in records.servers if r.worker == name]
+        # A reading that the server did not answer, as one may be when it dies, says nothing.
+        rows = [r for r in records.servers if r.worker == name and r.running is not None]
         assert rows
         for found in rows:
             assert (found.running, found.preemptions, found.kv_used_share, found.waiting) == (
@@ -155,7 +160,18 @@ def test_memory_is_the_weights_and_the_cache_that_was_in_use(records):
     assert worker.allocated_peak_mib == pytest.approx(12.5)
 
 
-def test_nothing_is_left_of_servers_or_what_they_started(records, left):
+def test_nothing_is_left_of_servers_or_what_they_started(trial):
+    assert trial[1] == []
+
+
+def test_a_keeper_that_hangs_costs_no_step_and_is_said_with_its_server_of_which_nothing_is_left(tmp_path):
+    records, left = trial_of(tmp_path, {"unkept": ("toy", ["stops-its-keeper"])})
+    assert [(r.round, r.status) for r in records.agents] == [(0, "ok"), (1, "ok")]
+    (worker,) = records.workers
+    assert worker.status == "error"
+    assert "the server lost its keeper (crewbench.execute.keeper did not answer within" in worker.error
+    # The keeper had the readings.
+    assert records.servers == [] and worker.allocated_peak_mib is None
     assert left == []
 
 

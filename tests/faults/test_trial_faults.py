@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from crewbench.checkpoint import files
 from made_study import Study
 from processes import command
 from running import Running, hard
@@ -77,7 +78,7 @@ def test_a_zygote_killed_between_forks_is_started_again_and_said_so(study):
     os.kill(zygote(running.all()), signal.SIGKILL)
     code, survivors = running.finish()
     assert (code, survivors) == (0, [])
-    assert running.result().trial["taints"] == ["the zygote died and was started again"]
+    assert running.result().taints == ["the zygote died and was started again"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -99,7 +100,7 @@ def test_a_step_over_its_deadline_is_a_timeout_and_its_worker_serves_the_next_ro
     assert "deadline" in rows[0]["error"]
     for row in rows:  # what it did until then counts as what it was
         assert int(row["output_tokens"]) > 0 and row["llm_calls"] == "1"
-        assert float(row["decode_s"]) > 0
+        assert (float(row["decode_s"]) > 0) == (int(row["output_tokens"]) > 1)
     assert {r["status"] for r in result.rows("workers")} == {"ok"}
     assert result.trial["status"] == "timeout"
 
@@ -176,15 +177,48 @@ def test_a_trial_without_its_model_says_what_to_run(study):
     assert "manifest.json" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_zygote_that_cannot_import_what_a_worker_needs_is_no_result(study, tmp_path):
-    (tmp_path / "langchain_huggingface.py").write_text("raise ImportError('half installed')")
-    made = study(hard("shared"))
-    process = made.start(made.trials[0], ("env", f"PYTHONPATH={tmp_path}"))
-    _, log = process.communicate()
-    assert process.returncode == 1
+@pytest.fixture
+def without(study, tmp_path):
+    """The log of a trial for which a package that its workers import is this text; it must be no result."""
+
+    def run(text, **config):
+        (tmp_path / "langchain_huggingface.py").write_text(text)
+        made = study(config)
+        process = made.start(made.trials[0], ("env", f"PYTHONPATH={tmp_path}"))
+        _, log = process.communicate()
+        assert process.returncode == 1, log
+        assert not (made.dir(made.trials[0]) / "trial.json").exists()
+        return log
+
+    return run
+
+
+def test_a_zygote_that_cannot_import_what_a_worker_needs_is_no_result(without):
+    log = without("raise ImportError('half installed')", **hard("shared"))
     assert "half installed" in log
     assert "error: the zygote could not import what eager needs" in log and "Traceback" not in log
-    assert not (made.dir(made.trials[0]) / "trial.json").exists()
+
+
+def test_nor_is_a_new_process_that_cannot(without):
+    log = without("raise ImportError('half installed')", **hard("parallel", gpus=2, start="process"))
+    assert "error: no worker could import what it needs: ImportError: half installed" in log
+
+
+def test_a_zygote_that_hangs_in_an_import_ends_within_the_time_to_load(without):
+    config = hard("shared") | {"timeouts": {"load_s": 3}}
+    log = without("import time; time.sleep(10**6)", **config)
+    assert "error: the zygote did not import what eager needs within 3 s (load_s)" in log
+
+
+def test_weights_that_left_the_page_cache_before_they_were_loaded_taint_the_trial(study):
+    running = Running(study(hard("shared", start="process")), r"worker .*: import")
+    files.evict(running.study.model / "weights")
+    code, _ = running.finish()
+    result = running.result()
+    assert (code, result.trial["status"]) == (0, "ok")
+    assert "of the weights were in the page cache before they were loaded, not all" in "".join(
+        result.trial["taints"]
+    )
 
 
 @pytest.fixture

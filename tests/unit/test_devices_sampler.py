@@ -166,7 +166,8 @@ def test_a_sampler_that_was_held_up_counts_late_samples_and_catches_up(tmp_path)
     before = len(rows(tmp_path))
     wait_for_rows(tmp_path, before + 3)
     result = with_sampler.stop()
-    assert result["late"] >= 10
+    assert result["late"] >= 10 and result["missed"] >= 9
+    assert "the sampler missed" in taints({**result, "samples": 40})[0]
     at = [float(r["t_at_s"]) for r in rows(tmp_path)]
     assert at == sorted(at)
     gap, resumed = max((b - a, b) for a, b in zip(at, at[1:], strict=False))
@@ -187,6 +188,11 @@ def toy(library, tmp_path, monkeypatch):
     for name, value in made.environment.items():
         monkeypatch.setenv(name, value)
     return made
+
+
+def against(result):
+    """What the result says against its trial, but for a sampler that this machine gave no CPU."""
+    return [taint for taint in taints(result) if "sampler missed" not in taint]
 
 
 def gpu_sampler(tmp_path):
@@ -217,7 +223,7 @@ def test_reasons_for_a_throttled_clock_are_written_and_counted_by_sample(tmp_pat
         },
     }
     share = f"{100 * hot / len(said):.1f} %"
-    assert taints(result) == [
+    assert against(result) == [
         f"the clock of {UUID} was throttled: hw_slowdown in {share}, hw_thermal_slowdown in {share} "
         "of the samples"
     ]
@@ -230,7 +236,7 @@ def test_a_clock_at_its_power_cap_is_no_taint(tmp_path, toy):
     with_sampler.start()
     result = with_sampler.stop()
     assert result["throttle"][UUID]["reasons"]["sw_power_cap"] == result["samples"]
-    assert taints(result) == []
+    assert against(result) == []
 
 
 @pytest.mark.needs("cc")
@@ -246,7 +252,7 @@ def test_nvml_that_dies_costs_readings_and_says_so(tmp_path, toy):
     assert result["samples"] > len(rows(tmp_path)) >= before
     assert result["errors"] > 0
     assert result["throttle"][UUID] == {"samples": len(rows(tmp_path)), "reasons": {}}
-    assert taints(result) == [f"readings of the devices were lost: memory of {UUID}: GPU is lost"]
+    assert against(result) == [f"readings of the devices were lost: memory of {UUID}: GPU is lost"]
 
 
 @pytest.mark.needs("cc")

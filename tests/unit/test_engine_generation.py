@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from crewbench.checkpoint import synthetic
-from crewbench.engines import create
+from crewbench.engines import Call, create
 from crewbench.engines.account import CountedByDevice
 
 TOKENS = 12
@@ -33,20 +33,25 @@ def says(plain, tmp_path):
     return make
 
 
-def ids(path, length="fixed"):
-    from langchain_core.messages import HumanMessage
-
+def loaded(path, length="fixed", name="eager", **options):
     engine = create(
-        "eager",
+        name,
         path=path,
         dtype="float32",
         devices=["cpu"],
         length=length,
         tokens=TOKENS,
         account=CountedByDevice(),
+        **options,
     )
     engine.load()
-    return engine.complete([HumanMessage(content="What breaks first?")], 1e12).output_ids
+    return engine
+
+
+def ids(path, length="fixed"):
+    from langchain_core.messages import HumanMessage
+
+    return loaded(path, length).complete([HumanMessage(content="What breaks first?")], 1e12).output_ids
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +72,43 @@ def test_an_answer_of_natural_length_ends_with_it(says, greedy):
 
 def test_a_checkpoints_own_penalty_or_limit_changes_no_answer(says, greedy):
     assert ids(says(repetition_penalty=5.0, no_repeat_ngram_size=1, suppress_tokens=[greedy[0]])) == greedy
+
+
+# ---------------------------------------------------------------- the static cache; no CPU compiles for it
+
+CACHE_TOKENS = 64
+
+
+def prompt(tokens):
+    return Call([5 + i % 200 for i in range(tokens)])
+
+
+@pytest.fixture(scope="module")
+def compiled(plain):
+    return loaded(plain, name="compiled", cache_tokens=CACHE_TOKENS)
+
+
+@pytest.mark.parametrize("tokens", [40, CACHE_TOKENS - TOKENS])
+def test_a_prompt_and_output_that_fit_in_the_static_cache_are_answered_as_by_eager(plain, compiled, tokens):
+    there = compiled.replay(prompt(tokens), 1e12).output_ids
+    assert there == loaded(plain).replay(prompt(tokens), 1e12).output_ids
+    assert len(there) == TOKENS
+
+
+@pytest.mark.parametrize("ask", ["replay", "observe"])
+@pytest.mark.parametrize("tokens", [CACHE_TOKENS - TOKENS + 1, 60, 100])
+def test_those_that_do_not_are_refused_with_what_to_raise_and_the_next_call_is_answered(
+    compiled, ask, tokens
+):
+    said = (
+        f"a prompt of {tokens} tokens and an output of up to 12 do not fit in the static cache, "
+        "which holds 64: raise cache_tokens"
+    )
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        getattr(compiled, ask)(prompt(tokens), 1e12)
+    assert len(compiled.replay(prompt(40), 1e12).output_ids) == TOKENS
+
+
+def test_a_cache_too_small_for_any_answer_is_refused_when_the_engine_loads(plain):
+    with pytest.raises(ValueError, match="raise cache_tokens"):
+        loaded(plain, name="compiled", cache_tokens=TOKENS)

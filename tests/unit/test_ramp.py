@@ -430,6 +430,14 @@ def test_starts_that_warm_rounds_do_not_see_leave_the_choice_to_the_cold_round(t
     cells = [Cell("shared", 1, 2, "eager", start) for start in ("process", "zygote")]
     use = chosen(tmp_path, (cells[0], 0.0100), (cells[1], 0.0101))
     assert use.answer.startswith("Shared on 1 slot, zygote start: ")
+    (other,) = [line for line in use.support if line.startswith("The same deployment, started as")]
+    assert other.startswith("The same deployment, started as Shared on 1 slot, process start: ")
+    assert other.endswith("; a warm round does not depend on the start.")
+
+
+def test_what_to_use_says_when_its_engine_was_not_held_against_float32(tmp_path):
+    use = chosen(tmp_path, (Cell("shared", 1, 2, **ONE), 0.03))
+    assert "Of its engine: agreement with float32 not measured in this study." in use.support
 
 
 def test_what_to_use_says_what_it_held_and_what_holds_much_less(tmp_path):

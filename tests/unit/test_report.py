@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import made_trials
-from crewbench import figures, report, tables, verdict
+from crewbench import figures, metrics, report, stats, tables, verdict
 from crewbench.figures.study import QUESTIONS
 from crewbench.records import Status
 from crewbench.stats import Estimate
@@ -467,7 +467,13 @@ def test_a_mode_of_another_version_is_shown_by_its_name(tmp_path):
 
 
 EAGER = dict(
-    engine="eager", start="zygote", compile_cache="none", variant="base", workload="explain", status="ok"
+    engine="eager",
+    start="process",
+    compile_cache="none",
+    variant="base",
+    workload="explain",
+    status="ok",
+    zygote_s=None,
 )
 
 
@@ -524,6 +530,55 @@ def test_the_fastest_is_the_one_that_wins_where_both_ran():
     # Alone, repeat 3 of `shared` met a slow machine: over what both ran it is the faster one.
     answer = fastest({("parallel", 2): {1: 2.0, 2: 2.2}, ("shared", 1): {1: 1.0, 2: 1.1, 3: 30.0}})
     assert answer.answer.startswith("Shared")
+
+
+def test_what_started_differently_is_no_rival_when_warm():
+    import pandas as pd
+
+    rows = [
+        {**EAGER, "mode": mode, "start": start, "gpus": 1, "repeat": 1, "warm_s": seconds, "cold_s": seconds}
+        for mode, start, seconds in (
+            ("served", "disk", 1.0),
+            ("served", "process", 1.1),
+            ("shared", "process", 5.0),
+        )
+    ]
+    said = {phase: verdict.fastest(pd.DataFrame(rows), phase, "gpu").support[1] for phase in ("warm", "cold")}
+    assert said["warm"].startswith("5.00 ×") and "Shared" in said["warm"]
+    assert "as fast as Served on 1 GPU, process start" in said["cold"]
+
+
+def test_a_forked_start_names_what_it_does_not_count():
+    import pandas as pd
+
+    rows = [
+        {
+            **EAGER,
+            "mode": "shared",
+            "gpus": 1,
+            "repeat": n,
+            "cold_s": 5.0,
+            "warm_s": 5.0,
+            "zygote_s": 10.0 + n,
+        }
+        for n in (1, 2, 3)
+    ]
+    cold, warm = (verdict.fastest(pd.DataFrame(rows), phase, "gpu").support for phase in ("cold", "warm"))
+    said = "Not in it: 12.0 s, once, for the process that its workers are forked from."
+    assert said in cold and said not in warm
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_wins_are_counted_as_pair_by_pair(seed):
+    import random
+
+    draw = random.Random(seed)
+    of = [{r: draw.uniform(1, 2) for r in range(6) if draw.random() < 0.6} for _ in range(12)]
+
+    def wins(ours, theirs):
+        return (stats.paired(metrics.speedup, theirs, ours).value or 0) > 1
+
+    assert verdict._wins(of) == [sum(wins(ours, theirs) for theirs in of) for ours in of]
 
 
 def test_one_trial_claims_no_interval():

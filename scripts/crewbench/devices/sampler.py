@@ -26,6 +26,9 @@ from crewbench.records import CsvWriter, GpuRow, Identity
 START_S = 60.0
 STOP_S = 30.0
 
+MISSED_SHARE = 0.1
+"""Of the samples that were due: from here on peaks and means are of another trial than the one that ran."""
+
 
 class SamplerError(RuntimeError):
     """The sampler could not start. The text says why."""
@@ -77,16 +80,17 @@ class Sampler:
     def stop(self, own: Iterable[int] = ()) -> dict[str, Any]:
         """Take a last sample, close the file and say how it went. Never raises for a sampler that failed.
 
-        Returns `samples` taken (None if it is gone with the count), `late` ones, `errors` (how many readings
-        or writes failed) and their `messages`; by device UUID and pid, `process_peak_mib`, `foreign` (of
-        other users' processes: not started by this trial and not in `own`) and `unresolved` (NVML names a
-        pid that this process cannot see, as in a container): what each held at most, None if not known; by
-        device UUID, `throttle`: of how many `samples` the reasons were known, and in how many each held.
+        Returns `samples` taken (None if it is gone with the count), `late` ones and, of these, those that
+        were `missed` altogether, `errors` (how many readings or writes failed) and their `messages`; by
+        device UUID and pid, `process_peak_mib`, `foreign` (of other users' processes: not started by this
+        trial and not in `own`) and `unresolved` (NVML names a pid that this process cannot see, as in a
+        container): what each held at most, None if not known; by device UUID, `throttle`: of how many
+        `samples` the reasons were known, and in how many each held.
         """
         try:
             result = self._companion.stop(STOP_S)
         except CompanionError as error:
-            result = {"samples": None, "late": None, "errors": 1, "messages": [str(error)]}
+            result = {"samples": None, "late": None, "missed": None, "errors": 1, "messages": [str(error)]}
         known = set(own)
         for key in ("process_peak_mib", "foreign", "unresolved"):
             result[key] = {
@@ -110,6 +114,9 @@ def taints(sampled: Mapping[str, Any]) -> list[str]:
         if slow:
             shares = (f"{name} in {100 * n / seen['samples']:.1f} %" for name, n in sorted(slow.items()))
             found.append(f"the clock of {uuid} was throttled: {', '.join(shares)} of the samples")
+    taken, missed = sampled["samples"], sampled["missed"]
+    if taken and missed > MISSED_SHARE * (taken + missed):
+        found.append(f"the sampler missed {missed} of {taken + missed} samples: peaks and means may be off")
     if sampled["errors"]:
         said = f": {sampled['messages'][0]}" if sampled["messages"] else ""
         found.append(f"readings of the devices were lost{said}")
@@ -335,7 +342,7 @@ def main() -> None:
         return
     post.say({"ready": True})
     period_s = 1 / post.spec["hz"]
-    began_s, due, late = time.monotonic(), 0, 0
+    began_s, due, late, missed = time.monotonic(), 0, 0, 0
     while True:
         due += 1
         if post.wait(began_s + due * period_s):
@@ -344,10 +351,11 @@ def main() -> None:
         if behind_s > period_s / 2:
             skipped = int(behind_s / period_s)
             late += 1 + skipped
+            missed += skipped
             due += skipped
         sampling.sample()
     sampling.sample()
-    post.say({**sampling.close(), "late": late})
+    post.say({**sampling.close(), "late": late, "missed": missed})
 
 
 if __name__ == "__main__":

@@ -45,12 +45,21 @@ class Compiled(Eager):
 
         Graphs can be recorded only in the thread that imported torch's compiler, and calls come from others
         (pytorch#123177): whatever a call runs must have been recorded here."""
+        prompt = torch.ones(1, 8, dtype=torch.long, device=self.devices[0])
+        self.check_room(prompt.shape[1])
         # One cache for all calls: a new one would lie elsewhere, and recorded graphs know addresses.
         self.cache = StaticCache(config=self.model.config, max_cache_len=self.cache_tokens)
-        prompt = torch.ones(1, 8, dtype=torch.long, device=self.devices[0])
         for _ in range(2):
             self.model.generate(prompt, attention_mask=torch.ones_like(prompt), **self.call_options())
-        torch.cuda.synchronize()
+        self._synchronize()
+
+    def check_room(self, prompt: int) -> None:
+        # CUDA would find out in a kernel, after which this process could not use its device any more.
+        if prompt + self.tokens > self.cache_tokens:
+            raise ValueError(
+                f"a prompt of {prompt} tokens and an output of up to {self.tokens} do not fit in the static "
+                f"cache, which holds {self.cache_tokens}: raise cache_tokens"
+            )
 
     def _generation(self, given: GenerationConfig) -> GenerationConfig:
         generation = super()._generation(given)

@@ -151,8 +151,7 @@ class Eager:
             # `generate` takes from here whatever a call leaves unset: an end of text, a penalty.
             model.generation_config = GenerationConfig()
             generator = pipeline("text-generation", model=model, tokenizer=tokenizer)
-            for device in cuda:
-                torch.cuda.synchronize(device)
+            self._synchronize()
         except RuntimeError as error:
             raise _typed(error, "load") from error
         self.context_tokens = model.config.max_position_embeddings
@@ -160,6 +159,12 @@ class Eager:
         self.pipeline = HuggingFacePipeline(pipeline=generator)
         self.chat = ChatHuggingFace(llm=self.pipeline, tokenizer=tokenizer)
         return Loaded(context_s=context - began, load_s=time.monotonic() - context)
+
+    def _synchronize(self) -> None:
+        """Wait until the GPUs have done what they were told; a CPU has."""
+        for device in self.devices:
+            if device.startswith("cuda"):
+                torch.cuda.synchronize(device)
 
     def _model(self) -> PreTrainedModel:
         if self.loader == "transformers":
@@ -197,7 +202,7 @@ class Eager:
         recorder = None
         try:
             with self.account.sequence() as hold, torch.inference_mode():
-                recorder = Recorder(deadline_s, lambda prompt: hold(prompt + self.tokens), self.on_token)
+                recorder = self._recorder(deadline_s, hold)
                 answer = self.chat.invoke(
                     messages,
                     pipeline_kwargs={
@@ -224,14 +229,14 @@ class Eager:
         recorder = None
         try:
             with self.account.sequence() as hold:
-                recorder = Recorder(deadline_s, lambda prompt: hold(prompt + self.tokens), self.on_token)
+                recorder = self._recorder(deadline_s, hold)
                 self._generate(call, recorder, self.call_options())
         except RuntimeError as error:
             raise _typed(error, "decode" if recorder and recorder.token_s else "prefill") from error
         return recorder.completion("", called)
 
     def observe(self, call: Call, deadline_s: float) -> Observed:
-        recorder = Recorder(deadline_s, lambda prompt: None)
+        recorder = self._recorder(deadline_s)
         options = self.call_options()
         generation = copy.deepcopy(options["generation_config"])
         generation.update(output_logits=True, return_dict_in_generate=True)
@@ -240,6 +245,16 @@ class Eager:
         except RuntimeError as error:
             raise _typed(error, "decode" if recorder.token_s else "prefill") from error
         return Observed(recorder.output_ids, torch.cat(made.logits).float().cpu().numpy())
+
+    def check_room(self, prompt: int) -> None:
+        """ValueError where a prompt of so many tokens leaves its output no room; here the device says so."""
+
+    def _recorder(self, deadline_s: float, hold: Callable[[int], None] = lambda tokens: None) -> Recorder:
+        def on_prompt(prompt: int) -> None:
+            self.check_room(prompt)
+            hold(prompt + self.tokens)
+
+        return Recorder(deadline_s, on_prompt, self.on_token)
 
     def _generate(self, call: Call, recorder: Recorder, options: dict[str, Any]) -> Any:
         """What `generate` gives for the call's prompt."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -50,12 +51,20 @@ class Handle:
         self.asked_s = order.job.asked_s
         self.counted = order.job.made
         self.pid: int | None = None
+        self._killed = False
 
     def send(self, message: tuple[Any, ...]) -> None:
         with suppress(OSError):
             self.conn.send(message)
 
     def kill(self) -> None:
+        """Ask Ray's process to end the actor. Called again, because it did not: end both, and all others."""
+        if self._killed:
+            self.runner.end()
+            if self.host == 0 and self.pid is not None:  # a process that hangs may not see that Ray's is gone
+                with suppress(ProcessLookupError):
+                    os.kill(self.pid, signal.SIGKILL)
+        self._killed = True
         self.runner.tell("end", self.key, [])
 
     def end(self) -> str:
@@ -199,6 +208,11 @@ class ActorRunner:
         if self._lost:
             return "ended with Ray itself"
         return f"was lost with its host {self.elsewhere[host - 1].name}" if host in self._lost_hosts else None
+
+    def end(self) -> None:
+        """End the process that speaks with Ray. Every actor watches it, and ends too."""
+        self._lost = True
+        self._process.kill()
 
     def start(self, held: Worker, devices: tuple[Device, ...], life: int, attempt: int) -> Handle:
         """Ask for an actor, or for the next life of one that died; returns at once."""

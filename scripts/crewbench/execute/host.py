@@ -9,13 +9,14 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from crewbench import modes, provenance
+from crewbench import start as starts
 from crewbench.checkpoint import files, footprint, manifest, stage
 from crewbench.deployment import Deployment, Worker
 from crewbench.devices import allocation, bandwidth, nvml, sampler
@@ -28,6 +29,7 @@ from crewbench.execute import surroundings
 from crewbench.execute.outpost import Begin
 from crewbench.execute.run import Bench, Records, execute, rehearse
 from crewbench.execute.setup import RunnerError, Setup
+from crewbench.execute.worker import LACKING
 from crewbench.records import (
     AgentRow,
     Identity,
@@ -176,6 +178,7 @@ def run_trial(
                 part.begin(Begin(identity, spec.sampler_hz, start.cached, zero_s))
             (files.warm if start.cached else files.evict)(weight_files)
             records = execute(attempts, bench, only)
+            check_imports(records)
             # A cluster that was there before starts workers too: they do not descend from this trial.
             for row in records.workers:
                 if row.pid is not None:
@@ -202,6 +205,8 @@ def run_trial(
             taints.append("another trial ran on this host at the same time")
         for runner in runners.values():
             taints.extend(runner.taints)
+        for where in {d.host for d in devices}:
+            taints.extend(starts.taints(start, shares(records, [d.uuid for d in devices if d.host == where])))
         if records.restarts:
             taints.append(f"workers died and were started again: {records.restarts}")
         taints.extend(f"the ballast on {uuid} died, so the budget did not hold" for uuid in lost)
@@ -286,6 +291,19 @@ def in_allocations(devices: Sequence[Device]) -> list[dict[str, Any]]:
         return []
     where = {"job_id": given.job_id, "host": given.node, "devices": [d.uuid for d in devices]}
     return [where | allocation.waited(given.job_id)]
+
+
+def check_imports(records: Records) -> None:
+    """RunnerError if no worker could import what it needs: that is no result, from whichever start state."""
+    lacking = [facts.get(LACKING) for facts in records.facts.values()]
+    lives = {(row.attempt, row.worker, row.worker_life) for row in records.workers}
+    if lives and len(lacking) == len(lives) and all(lacking):
+        raise RunnerError(f"no worker could import what it needs: {lacking[0]}")
+
+
+def shares(records: Records, uuids: Collection[str]) -> list[float | None]:
+    """How much of the weights each worker on these devices that loaded them found in the page cache."""
+    return [r.cached_share for r in records.workers if r.device_uuid in uuids and r.load_s is not None]
 
 
 def count_own_tokens(records: Records, spec: Spec, model: Path) -> None:

@@ -4,9 +4,10 @@
 
 A process of its own, so that neither reading the server's log nor its metrics takes time from the agents'
 clients. It says {"ready_s", "pids", "lines"} or {"died", ...} first, {"died", ...} if the server ends by
-itself later, and, told to stop, {"ended", "rows", "lost"}. `pids` are pairs of a pid and when it started
-(devices/procfs.py). With "died" come the last "lines" of the log, "late" (it was not ready in time), "rows"
-and "lost". No server outlives it, and it does not outlive who started it.
+itself later, and, told to stop, {"rows"} and, once the server is gone, {"ended"}. `pids` are pairs of a pid
+and when it started (devices/procfs.py), `rows` the readings of the metrics, with nothing but "t_s" where the
+server gave no answer. With "died" come the last "lines" of the log, "late" (it was not ready in time) and
+"rows". No server outlives it, and it does not outlive who started it.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from crewbench.devices import procfs
-from crewbench.devices.companion import Post
+from crewbench.devices.companion import Companion, Post
 from crewbench.execute.guardian import PR_SET_PDEATHSIG, prctl
 
 READY_POLL_S = 0.05
@@ -33,11 +34,14 @@ ANSWER_S = 1.0
 """How long a server may take to answer this process: meanwhile nobody reads its log."""
 
 STOP_S = 3.0
-"""How long a server may take to end when asked to, before it is killed."""
+"""How long a server may take for a last reading and to end when asked to, before it is killed."""
 
 END_S = ANSWER_S + STOP_S + 0.5
 """How long a keeper takes at most from being told to stop to its last words. Whoever holds a worker waits for
 its end a little longer (run.py's GRACE_S)."""
+
+TOLD_S = 2 * ANSWER_S + 1.0
+"""And to the readings of the metrics, which come first: one may be under way, and there is a last one."""
 
 KEPT_LINES = 400
 """Lines of a dead server's log: the cause stands above the tracebacks of the processes that it took along."""
@@ -79,6 +83,42 @@ def end(processes: Mapping[int, int]) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
+class Kept(Companion):
+    """A keeper and its server, as who started them sees them. `processes` are the server's, as `end` takes
+    them, known once it is ready."""
+
+    processes: Mapping[int, int] = {}
+
+    def ready(self, timeout_s: float) -> dict[str, Any]:
+        said = super().ready(timeout_s)
+        self.processes = {pid: started for pid, started in said.get("pids", [])}
+        return said
+
+    def stop(
+        self, timeout_s: float, take: Callable[[list[dict[str, float]]], object] = lambda rows: None
+    ) -> dict[str, Any]:
+        """Have the server ended; returns the keeper's last words. `take` gets the readings of the metrics
+        before that: however the server ends, it costs none. CompanionError if the keeper is late, or gone."""
+        until = time.monotonic() + timeout_s
+        try:
+            with suppress(OSError):  # it has ended, and said why
+                self._tell("stop\n")
+            said = self.hear(min(timeout_s, TOLD_S))
+            take(said["rows"])
+            last = said if "died" in said else self.hear(until - time.monotonic())
+        except Exception:
+            self.kill()
+            raise
+        super().kill()
+        return last
+
+    def kill(self) -> None:
+        """End the keeper and what it would have ended: of a server the kernel ends only the first process."""
+        below = {} if self.pid is None else tree(self.pid)
+        super().kill()
+        end({**self.processes, **below})
+
+
 class Keeper:
     """`spec`: command, environment (added to ours), log (a path), port, health (a path of the server's),
     metrics (a path, or None), names (column -> metric), hz, ready_by_s (a CLOCK_MONOTONIC second)."""
@@ -88,7 +128,6 @@ class Keeper:
         self.post = post
         self.lines: list[tuple[float, str]] = []
         self.rows: list[dict[str, float]] = []
-        self.lost = 0
         self.rest = b""
         self.ready = False
         self.below: dict[int, int] = {}
@@ -127,7 +166,7 @@ class Keeper:
         if not self.ready:
             if time.monotonic() > self.spec["ready_by_s"]:
                 self._say_died("was not ready in time", late=True)
-                self._end()
+                self._end(time.monotonic() + STOP_S)
                 sys.exit(0)
             if self._get(self.spec["health"]) is None:
                 return time.monotonic() + READY_POLL_S
@@ -140,11 +179,7 @@ class Keeper:
         return time.monotonic() + 1.0 / self.spec["hz"]
 
     def _sample(self) -> None:
-        text = self._get(self.spec["metrics"])
-        if text is None:
-            self.lost += 1
-            return
-        found = metrics(text, self.spec["names"].values())
+        found = metrics(self._get(self.spec["metrics"]) or "", self.spec["names"].values())
         row = {column: found[name] for column, name in self.spec["names"].items() if name in found}
         self.rows.append({"t_s": time.monotonic(), **row})
 
@@ -193,20 +228,21 @@ class Keeper:
 
     def _say_died(self, how: str, late: bool = False) -> None:
         lines = self.lines[-KEPT_LINES:]
-        self.post.say({"died": how, "late": late, "lines": lines, "rows": self.rows, "lost": self.lost})
+        self.post.say({"died": how, "late": late, "lines": lines, "rows": self.rows})
 
     def _stop(self) -> None:
+        until = time.monotonic() + STOP_S
         if self.ready and self.spec["metrics"]:
             self._sample()
-        self._end()
-        self.post.say({"ended": self.server.wait(), "rows": self.rows, "lost": self.lost})
+        self.post.say({"rows": self.rows})
+        self._end(until)
+        self.post.say({"ended": self.server.wait()})
 
-    def _end(self) -> None:
-        """Ask the server to end, and see to it."""
+    def _end(self, until: float) -> None:
+        """Ask the server to end by that CLOCK_MONOTONIC second, and see to it."""
         self.below |= tree(self.server.pid)
         self.server.terminate()
-        deadline = time.monotonic() + STOP_S
-        while (left := deadline - time.monotonic()) > 0:
+        while (left := until - time.monotonic()) > 0:
             heard = select.select([self.server_fd, *([self.out] if self.out >= 0 else [])], [], [], left)[0]
             if self.out in heard:
                 self._read()
@@ -226,9 +262,7 @@ def main() -> None:
     try:
         keeper = Keeper(post.spec, post)
     except OSError as error:
-        post.say(
-            {"died": f"could not be started: {error}", "late": False, "lines": [], "rows": [], "lost": 0}
-        )
+        post.say({"died": f"could not be started: {error}", "late": False, "lines": [], "rows": []})
         return
     keeper.run()
 

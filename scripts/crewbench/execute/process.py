@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -104,11 +105,22 @@ class ProcessRunner:
         os.environ[preload.MODEL] = str(self._setup.model_path)
         self._context.set_forkserver_preload([preload.__name__])
         forkserver.ensure_running()
-        probe = self._context.Process(target=preload.check)
-        probe.start()  # served only after the preload
-        probe.join()
-        if probe.exitcode:
-            engine = self._setup.spec.cell.engine
+        engine, limit_s = self._setup.spec.cell.engine, self._setup.spec.load_timeout_s
+        ended: list[int | None] = []
+
+        def probe() -> None:
+            child = self._context.Process(target=preload.check)
+            child.start()  # served only after the preload
+            child.join()
+            ended.append(child.exitcode)
+
+        # Neither start nor join has a limit, and an import can hang: on a network's file system, say.
+        waiting = threading.Thread(target=probe, name="zygote", daemon=True)
+        waiting.start()
+        waiting.join(limit_s)
+        if not ended:
+            raise RunnerError(f"the zygote did not import what {engine} needs within {limit_s:g} s (load_s)")
+        if ended[0]:
             raise RunnerError(f"the zygote could not import what {engine} needs; the line above says why")
         self._zygote_pid = forkserver._forkserver._forkserver_pid
         return time.monotonic() - began

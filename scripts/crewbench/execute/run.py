@@ -26,14 +26,15 @@ from crewbench.records import STAGES, AgentRow, OomRow, RoundRow, ServerRow, Sta
 from crewbench.trial import AgentSpec, TaskSpec
 
 GRACE_S = 5.0
-"""How long past its deadline a worker may take to say so itself, before it is killed."""
+"""How long past its deadline a worker may take to say so itself, before it is killed, and to be gone then,
+before it is killed again."""
 
 
 class Handle(Protocol):
     """A started worker: a connection that speaks execute/worker.py's protocol, and its process. `pid` may be
-    unknown until the worker tells it; `pidfd` becomes readable when the process is gone. `made` is how many
-    tokens its current step has, also after its death; None where nobody counts. `restarts` is how often a
-    worker that dies there is started again."""
+    unknown until the worker tells it; `pidfd` becomes readable when the process is gone. `kill` ends it, and
+    called again it does whatever else that takes. `made` is how many tokens its current step has, also after
+    its death; None where nobody counts. `restarts` is how often a worker that dies there is started again."""
 
     conn: Connection
     pid: int | None
@@ -388,8 +389,12 @@ class _Attempt:
             deadline = life.deadline_s
             if life.state != "gone" and deadline is not None and deadline <= now:
                 life.failure = life.failure or self._overdue(life)
-                life.handle.kill()
-                life.running = dict.fromkeys(life.running, now + 3600.0)
+                self._kill(life)
+
+    def _kill(self, life: _Life) -> None:
+        """Kill a worker, and again if it is still there after GRACE_S."""
+        life.handle.kill()
+        life.running = dict.fromkeys(life.running or ("(end)",), time.monotonic() + GRACE_S)
 
     def _overdue(self, life: _Life) -> Failure:
         name = life.worker.name
@@ -430,8 +435,6 @@ class _Attempt:
         life.stages, life.state, life.stage, life.was_ready = stages, "ready", "ready", True
         if stages.pids:
             self.records.pids[life.handle.pid] = stages.pids
-        if stages.facts:
-            self.records.facts[f"{self.number}/{life.worker.name}/{life.number}"] = stages.facts
         life.running.pop("(load)")
         self._say(f"{life.worker.name} (pid {life.handle.pid}): ready")
         if self._renewing:
@@ -519,7 +522,7 @@ class _Attempt:
                 if life.failure is None:
                     life.failure = Failure(Status.CANCELLED, "another worker ran out of memory")
                 life.stop_asked_s = self.cancelled_s
-                life.handle.kill()
+                self._kill(life)
         while any(life.state != "gone" for life in self.lives):
             self._wait_for_events()
         for state in self.states.values():
@@ -709,6 +712,8 @@ class _Attempt:
         """One row per life and device, once the attempt is over."""
         for life in self.lives:
             known = life.stages
+            if known is not None and known.facts:
+                self.records.facts[f"{self.number}/{life.worker.name}/{life.number}"] = known.facts
             for device in life.devices:
                 peaks = life.peaks.get(device.uuid, {})
                 row = WorkerRow(

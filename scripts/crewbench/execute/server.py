@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
@@ -21,7 +21,7 @@ from typing import Any
 from crewbench import inert
 from crewbench.checkpoint.files import cached_share
 from crewbench.devices.budget import Ledger, OutOfMemory
-from crewbench.devices.companion import Companion, CompanionError
+from crewbench.devices.companion import CompanionError
 from crewbench.engines import create
 from crewbench.engines.openai import LOCAL, Server, Start, tail
 from crewbench.execute import keeper, preload
@@ -90,9 +90,9 @@ def describe(job: Job, devices: list[str]) -> Server:
     )
 
 
-def keeper_of(server: Server, ready_by_s: float, fds: Sequence[int] = ()) -> Companion:
+def keeper_of(server: Server, ready_by_s: float, fds: Sequence[int] = ()) -> keeper.Kept:
     """Who will start the server, which must be ready by that CLOCK_MONOTONIC second, watch it and end it."""
-    return Companion(
+    return keeper.Kept(
         keeper.__name__,
         {
             "command": server.command(),
@@ -143,7 +143,6 @@ class Host:
         self.job = job
         self.began_s = began_s
         self.phase = "load"
-        self.processes: dict[int, int] = {}
         self.server = describe(job, pin(job.devices))
         self.keeper = keeper_of(self.server, job.asked_s + job.load_timeout_s, lease_fds)
         self.started = Start()
@@ -160,9 +159,8 @@ class Host:
         said = self.keeper.ready(job.load_timeout_s + 10.0)
         self.check(said)
         self.phase = "decode"
-        self.processes = {pid: started for pid, started in said["pids"]}
         self.started = self.server.understood([tuple(line) for line in said["lines"]])
-        self.show(self.processes)
+        self.show(self.keeper.processes)
         ended = time.monotonic()
         named = (self.started.load_s or 0.0) + (self.started.compile_s or 0.0)
         return Stages(
@@ -173,7 +171,7 @@ class Host:
             compile_s=self.started.compile_s,
             cached_share=cached,
             ended_s=ended,
-            pids=tuple(self.processes),
+            pids=tuple(self.keeper.processes),
             facts={"command": self.server.command(), **self.started.facts},
         )
 
@@ -182,17 +180,19 @@ class Host:
         check_alive(self.server, said, self.job.load_timeout_s, self.phase)
 
     def lost(self) -> tuple[Exception, list[dict[str, float]]]:
-        """Why the server is gone while nobody asked it to end, and the samples of its metrics until then."""
+        """Why the server is gone while nobody asked it to end, and the readings of its metrics until then."""
         try:
             said = self.keeper.hear(1.0)
             self.check(said)
         except CompanionError as error:
-            # The kernel ends the server with its keeper, but not what the server had started.
-            keeper.end(self.processes)
-            return ServerFailed(f"lost its keeper ({error})", tail(self.server.log, 1500)), []
+            self.keeper.kill()
+            return self.alone(error), []
         except (ServerFailed, OutOfMemory) as error:
             return error, said["rows"]
         raise AssertionError(f"the keeper said {said}")
+
+    def alone(self, error: CompanionError) -> ServerFailed:
+        return ServerFailed(f"lost its keeper ({error})", tail(self.server.log, 1500))
 
     def show(self, pids: Iterable[int]) -> None:
         """Make the server and its clients known to the sampler of CPU slots."""
@@ -211,14 +211,15 @@ class Host:
     def run(self, order: StepOrder) -> StepResult:
         return run_step(self.server, self.job, order)
 
-    def stop(self) -> tuple[dict[str, Any], list[dict[str, float]]]:
-        """End the server: its peak memory by device, and the samples of its metrics."""
+    def stop(self, tell: Callable[[tuple[Any, ...]], None]) -> None:
+        """End the server. Its peak memory by device and the readings of its metrics are told before. Raises
+        ServerFailed or OutOfMemory where it had ended by itself, or its keeper does not end it."""
         self.clients.close()
         try:
-            rows = self.keeper.stop(keeper.END_S).get("rows", [])
-        except CompanionError:
-            rows = []
-        return self.peaks(rows), rows
+            said = self.keeper.stop(keeper.END_S, lambda rows: tell(("stopped", self.peaks(rows), rows)))
+        except CompanionError as error:
+            raise self.alone(error) from error
+        self.check(said)
 
     def say_log(self) -> None:
         """The server's own words, into the trial's log."""
@@ -285,8 +286,10 @@ def main(conn: Connection, job: Job, trial_pidfd: Any, lease_fds: Any) -> None:
             if message[0] == "stop":
                 break
             pool.submit(run, message[1])
-    peaks, rows = host.stop()
-    tell(("stopped", peaks, rows))
+    try:
+        host.stop(tell)
+    except (ServerFailed, OutOfMemory) as error:
+        tell(("failed", stages, failed(error, job)))
     host.say_log()
     os._exit(0)
 

@@ -73,6 +73,10 @@ class StepOrder:
     calls: tuple[Call, ...] = ()
 
 
+LACKING = "lacking"
+"""The fact that a worker could not import what its engine needs, and why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stages:
     """How far a worker came, in seconds per stage. `ended_s` is when it was ready or failed; `pids` are the
@@ -220,6 +224,7 @@ def start_engine(
 
     took: dict[str, float | None] = {}
     loading_since: float | None = None
+    imported = False
     try:
         torch_devices = pin(job.devices)
         if job.zygote and preload.error:
@@ -230,6 +235,7 @@ def start_engine(
 
         from crewbench import crews
 
+        imported = True
         crews.isolate(Path(job.storage))
         torch.set_num_threads(job.threads)
         took["cached_share"] = cached_share(job.weight_files, every=16) if job.weight_files else None
@@ -255,7 +261,8 @@ def start_engine(
         else:
             took["load_s"] = ended - loading_since
         failed = failure(exc, job.devices)
-        tell(("failed", Stages(began_s=began_s, ended_s=ended, **took), failed))
+        facts = {} if imported else {LACKING: failed.error}
+        tell(("failed", Stages(began_s=began_s, ended_s=ended, facts=facts, **took), failed))
         traceback.print_exc()  # for the log, and after the trial knows
         return None, None
 
