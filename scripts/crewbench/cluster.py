@@ -55,6 +55,7 @@ def enter(workflow: Any, matrix: Matrix) -> bool:
 
         slurm_executor.mend()
         check_devices(matrix.config.devices)
+        check_hosts(matrix)
         if not (told.dryrun or told.unlock or told.touch):
             check_queue(Path())
     elif workflow.is_main_process:
@@ -93,6 +94,15 @@ def check_devices(devices: Any) -> None:
         problems.append(Problem("devices.gpus", right, "null"))
     if problems:
         raise ConfigError("the config", problems)
+
+
+def check_hosts(matrix: Matrix) -> None:
+    """ConfigError where a trial that is still to run spans hosts: a job of this profile has one node."""
+    to_run = (trial for trial in matrix if not Path(trial.dir, "trial.json").exists())
+    spanning = sorted({trial.cell.variant for trial in to_run if trial.cell.hosts > 1})
+    if spanning:
+        right = "spans nodes, and a job of this profile has one: docs/several-hosts.md says what to submit"
+        raise ConfigError("the config", [Problem(f"variants.{name}.hosts", right) for name in spanning])
 
 
 def check_variants(matrix: Matrix) -> None:

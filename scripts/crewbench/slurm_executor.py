@@ -6,8 +6,11 @@
     asks less and less often, up to every three minutes            every `seconds-between-status-checks`
     fails all jobs that it submits while the controller is away    waits for the controller
     fails a job that Slurm puts back into its queue just then      a failure must last
+    takes a preempted job for one that will go on, and hangs       it failed, unless it is queued again
+    waits for ever for a job that Slurm can never start            it fails with Slurm's reason
     waits for ever for a job that Slurm has forgotten              what the job wrote says how it ended
     misses jobs on Ctrl-C that it asks for or submits just then    all of the call's jobs are cancelled
+    gives a step of an exclusive job a part of its node's cores    it has all of them, as without Slurm
     starts Snakemake in a job's step to start it once more         a step runs the rule (slurm_step.py)
     knows one job of Slurm for each trial, or arrays of them       trials may share one, in turn
     tells one word of why a job failed                             Slurm's own words follow
@@ -41,6 +44,9 @@ FORGOTTEN_S = 120.0
 """How long Slurm may answer queries without a word of a job before it counts as lost. A controller that comes
 back knows its jobs at once."""
 FAILURES = ("BOOT_FAIL", "CANCELLED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT", "ERROR")
+PREEMPTED = "PREEMPTED"
+NEVER = ("BadConstraints", "PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit")
+"""Slurm's reasons to keep a job in its queue that do not pass by themselves."""
 LASTING_S = 3.0
 """How long a job must have been seen failed to count as such."""
 AWAY_S = 5.0
@@ -100,10 +106,12 @@ def lasting(states: dict[str, str], failing: dict[str, float], now_s: float) -> 
     reads as failed for a moment. `failing` holds since when each job has been seen failed."""
     found = {}
     for job, state in states.items():
-        if state not in FAILURES:
+        if state not in (*FAILURES, PREEMPTED):
             failing.pop(job, None)
         elif now_s - failing.setdefault(job, now_s) < LASTING_S:
             state = "COMPLETING"
+        elif state == PREEMPTED:  # the plugin takes it for a job that goes on
+            state = "CANCELLED"
         found[job] = state
     return found
 
@@ -214,9 +222,7 @@ class Executor(plugin.Executor):
         if isinstance(job, Batch):
             # As many cores as one of them takes, so they run in turn; one that fails does not end the others.
             command += f" --cores {job.threads} --keep-going"
-        cpus = get_cpu_setting(job, "gpu" in dict(job.resources.items()))
-        step = [cpus, get_gpu_setting(job), get_node_setting(job)]
-        return f"{shlex.join([sys.executable, str(STEP)])} {' '.join(filter(None, step))} -- {command}"
+        return f"{shlex.join([sys.executable, str(STEP)])} {' '.join(step_options(job))} -- {command}"
 
     def report_job_submission(self, job_info: SubmittedJobInfo, register_job: bool = True) -> None:
         if not isinstance(job_info.job, Batch):
@@ -254,6 +260,8 @@ class Executor(plugin.Executor):
 
     async def check_active_jobs(self, active_jobs: list[SubmittedJobInfo]) -> AsyncIterator[SubmittedJobInfo]:
         self._settled.clear()
+        self._give_up_stuck(active_jobs)
+        active_jobs = [job for job in active_jobs if id(job) not in self._settled]
         async for job in super().check_active_jobs(active_jobs):
             if not self._forgotten(job):
                 yield job
@@ -263,6 +271,17 @@ class Executor(plugin.Executor):
                 yield job
         if active_jobs:
             self._note(away=_states is None)
+
+    def _give_up_stuck(self, active_jobs: Sequence[SubmittedJobInfo]) -> None:
+        """Fail and cancel those that Slurm says it can never start: they would wait in silence."""
+        stuck = never_starting(f"--name={self.run_uuid}")
+        for job in active_jobs:
+            if job.external_jobid in stuck:
+                self._failed_since[job.job] = float("-inf")  # it never ran: no file of it is on its way
+                why = f"Slurm can never start job {job.external_jobid}: {stuck[job.external_jobid]}"
+                self.report_job_error(job, why)
+        if stuck:
+            subprocess.run(["scancel", *stuck], capture_output=True, check=False)
 
     def _forgotten(self, job: SubmittedJobInfo) -> bool:
         """Whether Slurm has not known the job for so long that what it wrote must say how it ended."""
@@ -344,7 +363,33 @@ class Executor(plugin.Executor):
 
     def _cancel_all(self) -> None:
         """Cancel this call's jobs by their common name: the plugin's list may lack some of them."""
-        subprocess.run(["scancel", f"--name={self.run_uuid}"], capture_output=True, check=False)
+        command = ["scancel", f"--name={self.run_uuid}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            self.logger.error(
+                f"crewbench: its jobs may still be in Slurm's queue, because `{shlex.join(command)}` failed; "
+                f"run it again later. Slurm: {done.stderr.strip()}"
+            )
+
+
+def step_options(job: Any) -> list[str]:
+    """What the step of a job asks srun for. Of an exclusive job's node it has all cores: how many a trial
+    has must not depend on how many workers it starts."""
+    alone = "--exclusive" in str(job.resources.get("slurm_extra") or "")
+    cpus = "" if alone else get_cpu_setting(job, "gpu" in dict(job.resources.items()))
+    return list(filter(None, [cpus, get_gpu_setting(job), get_node_setting(job)]))
+
+
+def never_starting(which: str) -> dict[str, str]:
+    """Job id -> Slurm's reason, of those of this user's waiting jobs that can never start. None of them where
+    Slurm does not answer."""
+    command = ["squeue", "--me", "--noheader", "--states=PENDING", "--format=%i|%r", which]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    rows = (line.split("|", 1) for line in said.splitlines() if "|" in line)
+    return {job: reason for job, reason in rows if reason in NEVER}
 
 
 def asks_for_more(job: Any) -> str:

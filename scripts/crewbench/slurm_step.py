@@ -8,8 +8,8 @@ import os
 import re
 import sys
 
-KEPT = re.compile(r"SLURM_(JOB_?ID|ARRAY_\w+|CLUSTER_NAME|SUBMIT_DIR|SUBMIT_HOST|CONF)$")
-"""Whose job it is, and where Slurm is."""
+KEPT = re.compile(r"SLURM_(JOB_?ID|ARRAY_\w+|CLUSTER_NAME|SUBMIT_DIR|SUBMIT_HOST|CONF|TMPDIR)$")
+"""Whose job it is, where Slurm is, and the job's own disk, where a site tells it."""
 
 
 def environment(given: dict[str, str]) -> dict[str, str]:

@@ -139,6 +139,19 @@ def test_a_job_that_cannot_be_submitted_is_told_with_sbatchs_words(study):
     assert "invalid partition specified: nosuch" in ended.text
 
 
+def test_a_job_that_slurm_can_never_start_is_told_with_slurms_reason_and_leaves_the_queue(study, cluster):
+    made = study(STUDY, toys=True)
+    made.toys = {}
+    cluster.run("scontrol", "update", "PartitionName=gpu", "MaxTime=1")
+    try:
+        ended = made.run("--until", "trial")
+    finally:
+        cluster.run("scontrol", "update", "PartitionName=gpu", "MaxTime=INFINITE")
+    assert ended.code == 1
+    assert "Slurm can never start job" in ended.text and "PartitionTimeLimit" in ended.text
+    assert not cluster.jobs("PENDING", "RUNNING")
+
+
 def test_jobs_of_an_earlier_call_are_found_by_their_directory(cluster, study):
     made = study(STUDY, toys=True)
     comment = ["--comment", "rule_trial_wildcards_x"]

@@ -134,6 +134,24 @@ def test_devices_that_are_said_are_enough():
     cluster.check_devices(Devices(kind="slots"))
 
 
+def test_a_trial_over_several_hosts_is_refused_with_what_to_read(root, tmp_path, monkeypatch):
+    config = {
+        "repeats": 1,
+        "devices": {"kind": "slots"},
+        "variants": {"two": {"ray_address": "auto", "hosts": 2}},
+        "runs": [{"mode": "actors", "gpus": 2, "agents": 2, "variant": ["base", "two"]}],
+    }
+    made = matrix.build(load(config, root), root)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"variants\.two\.hosts.*docs/several-hosts\.md"):
+        cluster.check_hosts(made)
+    for trial in made:
+        done = tmp_path / trial.dir / "trial.json"
+        done.parent.mkdir(parents=True)
+        done.touch()
+    cluster.check_hosts(made)
+
+
 def test_only_jobs_of_a_workflow_in_this_directory_are_in_the_way(tmp_path):
     here = tmp_path.resolve()
     said = (

@@ -10,7 +10,15 @@ import pytest
 import snakemake_executor_plugin_slurm as plugin
 
 from crewbench import slurm_executor, slurm_step
-from crewbench.slurm_executor import FORGOTTEN_S, Executor, asks_for_more, lasting, words
+from crewbench.slurm_executor import (
+    FORGOTTEN_S,
+    Executor,
+    asks_for_more,
+    lasting,
+    never_starting,
+    step_options,
+    words,
+)
 
 LOGGER = logging.getLogger("a workflow")
 
@@ -36,6 +44,44 @@ def test_a_failure_counts_when_it_lasts_and_not_while_slurm_puts_the_job_back():
     assert seen == ["COMPLETING", "PENDING", "COMPLETING", "COMPLETING", "FAILED"]
 
 
+def test_a_preempted_job_failed_unless_slurm_queues_it_again():
+    since = {}
+    seen = [
+        lasting({"5": state}, since, at_s)["5"]
+        for at_s, state in [(0, "PREEMPTED"), (1, "PENDING"), (9, "PREEMPTED"), (12, "PREEMPTED")]
+    ]
+    assert seen == ["COMPLETING", "PENDING", "COMPLETING", "CANCELLED"]
+
+
+def test_jobs_that_slurm_can_never_start_are_told_from_those_that_wait(tmp_path, monkeypatch):
+    said = "5|Priority\n6|PartitionTimeLimit\n7|(null)\n8|Resources\n9|BadConstraints"
+    answering(tmp_path, monkeypatch, said, name="squeue")
+    assert never_starting("--name=x") == {"6": "PartitionTimeLimit", "9": "BadConstraints"}
+    (tmp_path / "bin" / "squeue").unlink()
+    assert never_starting("--name=x") == {}
+
+
+@pytest.mark.parametrize(
+    ("extra", "cpus"), [("--exclusive", []), ("--exclusive --nodelist=n2", []), (None, ["--cpus-per-task=4"])]
+)
+def test_the_step_of_an_exclusive_job_has_all_cores_whatever_the_mode_starts(extra, cpus):
+    resources = {"nodes": 1} | ({"slurm_extra": extra} if extra else {})
+    job = SimpleNamespace(threads=4, resources=resources)
+    assert [word for word in step_options(job) if "cpus" in word] == cpus
+
+
+def test_jobs_that_could_not_be_cancelled_are_told_with_the_command_for_later(
+    executor, tmp_path, monkeypatch, caplog
+):
+    answering(
+        tmp_path, monkeypatch, "Unable to contact slurm controller >&2; exit 1", name="scancel", quote=""
+    )
+    executor.run_uuid = "a-call"
+    executor._cancel_all()
+    assert "`scancel --name=a-call` failed" in caplog.text
+    assert "Slurm: Unable to contact slurm controller" in caplog.text
+
+
 def test_no_answer_is_another_thing_than_no_jobs(tmp_path):
     assert answer(tmp_path, "") == {}
     assert asyncio.run(slurm_executor.query_job_status("false", LOGGER)) == (None, None)
@@ -47,6 +93,7 @@ def test_srun_is_told_whose_job_it_is_and_where_slurm_is_and_nothing_of_the_jobs
         "SLURM_JOB_ID": "5",
         "SLURM_CONF": "/etc/other/slurm.conf",
         "SLURM_SUBMIT_DIR": "/a",
+        "SLURM_TMPDIR": "/local/5",
     }
     shape = {"SLURM_GPUS": "2", "SLURM_CPUS_PER_TASK": "4", "SRUN_DEBUG": "3", "SBATCH_GRES": "gpu:2"}
     assert slurm_step.environment(given | shape) == given
@@ -98,11 +145,11 @@ def executor(monkeypatch, tmp_path):
     return made
 
 
-def answering(place, monkeypatch, text):
-    """Let the only program in PATH be an `scontrol` that prints `text`."""
+def answering(place, monkeypatch, text, name="scontrol", quote="'"):
+    """Let the only program in PATH be one of Slurm's, which prints `text`."""
     (place / "bin").mkdir(exist_ok=True)
-    program = place / "bin" / "scontrol"
-    program.write_text(f"#!/bin/sh\necho '{text}'\n")
+    program = place / "bin" / name
+    program.write_text(f"#!/bin/sh\necho {quote}{text}{quote}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent))
 
