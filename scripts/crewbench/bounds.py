@@ -1,4 +1,4 @@
-"""What bounds each cell while its agents work: serialisation, memory, compute or the host's launches.
+"""What bounds each cell while its agents work: serialisation, memory, a busy device or the host's launches.
 
 Pure functions from the tables to the table `bounds`. Of warm rounds alone: loading is another question. The
 thresholds and their reasons stand in docs/method.md.
@@ -28,10 +28,12 @@ BUSY_PCT, IDLE_PCT = 80.0, 50.0
 """Utilisation of the devices (share of time in which a kernel ran) from which they are called busy, and below
 which they wait for the host."""
 
-SERIAL, MEMORY, COMPUTE, LAUNCHES, UNKNOWN = (
-    *("serialisation", "memory bandwidth", "compute", "the host's launches"),
+SERIAL, MEMORY, BUSY, LAUNCHES, UNKNOWN = (
+    *("serialisation", "memory bandwidth", "a busy device", "the host's launches"),
     "cannot tell",
 )
+"""Values of the columns `bound` and `each`. A busy device is not called compute: utilisation says that a
+kernel ran, not how much of the chip it used."""
 
 COLUMNS = (
     *cells.WHERE,
@@ -43,13 +45,15 @@ COLUMNS = (
 class Load:
     """What one cell's warm rounds put on its devices, medians over trials; None: not measured. `overlap` is
     Σ busy intervals of the agents / their union, `bandwidth_pct` the share of a device's bandwidth that
-    decoding reads, `util_pct` the mean utilisation of devices in use."""
+    decoding reads, `util_pct` the mean utilisation of devices in use. `processes` is how many hold a copy on
+    one device, at the most."""
 
     agents: int
     overlap: float | None
     bandwidth_pct: float | None
     util_pct: float | None
     kernels: bool = True
+    processes: int = 1
 
 
 def bound(load: Load) -> tuple[str, str, str]:
@@ -74,12 +78,15 @@ def _each(load: Load) -> tuple[str, str]:
     read = "bandwidth not measured" if share is None else f"{number(share)} % of the bandwidth"
     ran = "utilisation not measured" if util is None else f"a kernel ran {number(util)} % of the time"
     why = f"{read}, {ran}"
+    if load.processes > 1:
+        # A device runs kernels of one process at a time: it is busy though each leaves most of it unused.
+        why += f"; kernels of {load.processes} processes take turns"
     if share is not None and share >= 100 * BANDWIDTH_SHARE:
         return MEMORY, why
     if util is not None and util < IDLE_PCT:
         return LAUNCHES, why
     if share is not None and util is not None and util >= BUSY_PCT:
-        return COMPUTE, why
+        return BUSY, why
     return UNKNOWN, why
 
 
@@ -92,6 +99,7 @@ def table(found: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
     shares = {key: orchestration_share(rows.to_dict("records")) for key, rows in warm.groupby("trial_id")}
     devices = found["devices"][found["devices"]["in_use"]]
     utils = devices.groupby("trial_id")["warm_util_mean_pct"].mean().to_dict()
+    processes = _processes(found["agents"], found["workers"])
     rows = []
     for key, group in cells.in_order(worked).groupby(cells.WHERE, observed=True, sort=False):
         cell, ran = dict(zip(cells.WHERE, key, strict=True)), group.to_dict("records")
@@ -102,6 +110,7 @@ def table(found: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
             _median(_bandwidth_pct(t) for t in ran),
             _median(utils.get(w) for w in who),
             set(group["device_kind"]) != {"slot"},
+            max((processes.get(w, 1) for w in who), default=1),
         )
         crew, each, why = bound(load)
         orchestration = _median(shares.get(w) for w in who)
@@ -119,6 +128,16 @@ def table(found: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _processes(agents: pd.DataFrame, workers: pd.DataFrame) -> dict[str, int]:
+    """By trial, how many workers that served its warm rounds share a device, on the device with the most."""
+    who = ["trial_id", "attempt", "worker", "worker_life"]
+    steps = cells.last_attempts(agents)
+    served = steps[steps["phase"] == "warm"][who].drop_duplicates()
+    held = served.merge(workers[[*who, "device_uuid"]], on=who)
+    a_device = held.groupby(["trial_id", "device_uuid"])["worker"].nunique()
+    return a_device.groupby("trial_id").max().to_dict()
 
 
 def _bandwidth_pct(trial: Mapping[str, Any]) -> float | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from crewbench.deployment import Deployment
@@ -174,9 +175,10 @@ def headline_setting(trials: pd.DataFrame) -> dict[str, Any]:
 
 def only(rows: pd.DataFrame, setting: Mapping[str, Any]) -> pd.DataFrame:
     """The rows that have these values."""
+    keep = np.ones(len(rows), bool)
     for name, value in setting.items():
-        rows = rows[rows[name] == value]
-    return rows
+        keep &= (rows[name] == value).to_numpy(bool, na_value=False)
+    return rows[keep]
 
 
 def comparable(trials: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from crewbench import cells, metrics, stats
+from crewbench import cells, stats
 from crewbench.records import Status
 from crewbench.start import STARTS
 from crewbench.words import ended
@@ -45,8 +45,10 @@ class Rung:
         said = cells.compile_cache({"compile_cache": self.compile_cache})
         return f"{self.start}, {said}" if said else self.start
 
-    def median(self, measure: str) -> float | None:
-        return metrics.median(self.values.get(measure, {}).values())
+    def mean(self, measure: str) -> stats.Estimate | None:
+        """Its geometric mean with its interval; None where no trial says."""
+        values = self.values.get(measure)
+        return stats.geometric_mean(values.values()) if values else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,11 @@ class Ladder:
 def difference(rung: Rung, lower: Rung, measure: str) -> dict[int, float]:
     """What `rung` took more than `lower`, in seconds, for each repeat that both have."""
     return stats.differences(rung.values.get(measure, {}), lower.values.get(measure, {}))
+
+
+def more(rung: Rung, lower: Rung, measure: str) -> stats.Estimate:
+    """The mean of what `rung` took more than `lower`, paired by repeat, with its interval."""
+    return stats.arithmetic_mean(difference(rung, lower, measure).values())
 
 
 def ladders(trials: pd.DataFrame) -> list[Ladder]:

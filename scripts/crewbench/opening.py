@@ -165,7 +165,7 @@ def recommendation(trials: pd.DataFrame, constraints: pd.DataFrame, limits: ramp
     support += _cheapest(same, fit, key, phase, kind, named)
     support += _broken(of[key].iloc[0], constraints)
     answer = f"{name}: {number(best.value)} s a {phase} round"
-    return Answer("recommendation", question, answer, (*support, *said))
+    return Answer("recommendation", question, answer, (*support, *said), key)
 
 
 def _memory(trials: pd.DataFrame, fit: Ranked, key: Key, kind: str, named: Sequence[str]) -> list[str]:

@@ -23,12 +23,14 @@ _SAME = ": these trials cannot tell them apart."
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One question with its short answer and the sentences that support it."""
+    """One question with its short answer and the sentences that support it. `choice`: values of cells.CHOICE
+    that it names, if it names one."""
 
     name: str
     question: str
     answer: str
     support: tuple[str, ...] = ()
+    choice: tuple[Any, ...] | None = None
 
 
 def answers(tables: Mapping[str, pd.DataFrame]) -> list[Answer]:
@@ -100,11 +102,13 @@ Ranked = list[tuple[stats.Estimate, Key, dict[int, float]]]
 
 def ranked(trials: pd.DataFrame, column: str) -> Ranked:
     """(geometric mean, key, value by repeat) of each choice that has any, the least first."""
+    worked = trials.loc[
+        (trials["status"] == Status.OK) & trials[column].notna(), [*cells.CHOICE, "repeat", column]
+    ]
     found = []
-    for key, group in by_choice(trials).items():
-        values = {t["repeat"]: t[column] for t in group.to_dict("records") if _measured(t, column)}
-        if values:
-            found.append((stats.geometric_mean(values.values()), key, values))
+    for key, group in by_choice(worked).items():
+        values = dict(zip(group["repeat"], group[column].astype(float), strict=True))
+        found.append((stats.geometric_mean(values.values()), key, values))
     if not found:
         return []
     # By repeats in common first: a mean over other repeats met another state of the machine.
@@ -182,10 +186,6 @@ def what_failed(trials: pd.DataFrame, attempts: pd.DataFrame, skipped: int) -> A
 
 def _titles(trials: pd.DataFrame) -> str:
     return " and ".join(cells.mode_title(m) for m in dict.fromkeys(trials["mode"]))
-
-
-def _measured(trial: Mapping[str, Any], column: str) -> bool:
-    return trial["status"] == Status.OK and trial[column] == trial[column] and trial[column] is not None
 
 
 def _wins(of: Sequence[Mapping[int, float]]) -> list[int]:

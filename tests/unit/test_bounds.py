@@ -4,7 +4,7 @@ import pytest
 
 import made_trials
 from crewbench import bounds, chain, modes, tables
-from crewbench.bounds import COMPUTE, LAUNCHES, MEMORY, SERIAL, UNKNOWN, Load, bound
+from crewbench.bounds import BUSY, LAUNCHES, MEMORY, SERIAL, UNKNOWN, Load, bound
 from crewbench.trial import Cell
 
 GPU = {"gpu": True, "decode_bytes": 14_500_000_000, "budget_mib": 80_000.0}
@@ -45,8 +45,27 @@ def test_agents_that_share_a_device_add_up_their_reads_unless_the_engine_batches
     assert batched["bandwidth_pct"] == pytest.approx(20, rel=0.1)
 
 
-def test_a_busy_device_that_reads_little_is_bound_by_compute(tmp_path):
-    assert rows(tmp_path, parallel(), token_s=1 / (0.1 * LIMIT))["bound"] == COMPUTE
+def test_a_busy_device_that_reads_little_is_called_busy_and_not_compute(tmp_path):
+    row = rows(tmp_path, parallel(), token_s=1 / (0.1 * LIMIT))
+    assert row["bound"] == row["each"] == BUSY == "a busy device"
+    assert row["why"].endswith("a kernel ran 100 % of the time")
+
+
+@pytest.mark.parametrize(
+    ("cell", "processes"),
+    [
+        (Cell("parallel", 2, 4, "eager", "zygote"), 2),
+        (Cell("parallel", 2, 3, "eager", "zygote"), 2),  # on the device with the most
+        (Cell("parallel", 4, 4, "eager", "zygote"), 1),
+        (Cell("shared", 1, 4, "eager", "zygote"), 1),  # threads of one process
+        (Cell("sequential", 1, 4, "eager", "zygote"), 1),  # the others are gone in warm rounds
+    ],
+    ids=lambda value: value.mode if isinstance(value, Cell) else "",
+)
+def test_processes_that_share_a_device_take_turns_and_it_is_said(tmp_path, cell, processes):
+    why = rows(tmp_path, cell, token_s=1 / (0.1 * LIMIT))["why"]
+    said = f"; kernels of {processes} processes take turns"
+    assert why.endswith(said) if processes > 1 else "take turns" not in why
 
 
 def test_a_device_that_waits_is_bound_by_the_hosts_launches(tmp_path):
@@ -80,7 +99,7 @@ def test_a_cpu_slot_has_neither_bandwidth_nor_launches(tmp_path):
     [
         (Load(8, 1.25, 90.0, 90.0), SERIAL),
         (Load(8, 1.26, 50.0, 10.0), MEMORY),
-        (Load(8, 1.26, 49.9, 80.0), COMPUTE),
+        (Load(8, 1.26, 49.9, 80.0), BUSY),
         (Load(8, 1.26, 49.9, 79.9), UNKNOWN),
         (Load(8, 1.26, 49.9, 50.0), UNKNOWN),
         (Load(8, 1.26, 49.9, 49.9), LAUNCHES),

@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 
 import made_trials
-from crewbench import cells, drawing, figures, palette, tables
+from crewbench import cells, drawing, figures, palette, stats, tables
 from crewbench.drawing import Canvas
 from crewbench.figures import repayment
 from crewbench.figures.study import ROWS_MAX
 from crewbench.records import STAGES, Status
 from crewbench.trial import Cell
+from crewbench.words import estimate, number
 
 ONE = {"agents": 8, "engine": "eager", "start": "zygote"}
 SVG = "{http://www.w3.org/2000/svg}"
@@ -147,6 +148,17 @@ def test_a_trials_warm_stages_are_those_of_the_round_that_the_tables_give(study,
     assert f"{np.median(rounds):.2f} s" in texts(drawn)
 
 
+def test_a_stage_figure_whose_rows_differ_in_all_of_the_setting_has_a_whole_caption(tmp_path, draw):
+    cells_of_all = [
+        Cell("parallel", 1, 1, "eager", "zygote"),
+        Cell("served", 1, 2, "vllm", "process", "fast"),
+    ]
+    lines = [made_trials.make_trial(tmp_path / "trials", cell, 1, warm_rounds=1) for cell in cells_of_all]
+    caption = draw(figures.stages, Canvas(), "resident", of=study_of(lines, tmp_path)).caption
+    assert "unexplained. n = 1 trial a cell, every trial a point." in caption
+    assert ". ;" not in caption
+
+
 def test_a_study_has_a_stage_figure_for_each_of_its_start_states_and_for_warm_rounds(written, study):
     drawn = [p.stem for p in written.glob("stages_*.png")]
     assert sorted(drawn) == ["stages_process", "stages_resident", "stages_zygote"]
@@ -226,9 +238,30 @@ def test_the_ladder_has_every_start_state_down_to_the_resident_round(draw):
 def test_what_a_start_state_costs_over_the_next_is_named_and_paired(study, draw, narrow):
     trials = study.tables["trials"].query("mode == 'parallel' and gpus == 8").set_index("repeat")
     more = trials.query("start == 'process'")["cold_s"] - trials.query("start == 'zygote'")["cold_s"]
+    mean = stats.arithmetic_mean(more)
+    said = f"+{number(mean.value)} s [{number(mean.low)}, {number(mean.high)}] over zygote"
     drawn = draw(figures.starts, Canvas(narrow))
-    assert f"+{more.median():.2f} s over zygote" in texts(drawn)
-    assert f"+{more.median():.2f} s over zygote (paired by repeat: +{more.min():.2f}" in drawn.description
+    assert said in texts(drawn)
+    assert f"{said} (paired by repeat, n = 3)" in drawn.description
+    assert "the mean of the differences paired by repeat, in brackets its 95 % interval" in drawn.caption
+
+
+def test_a_start_state_is_said_as_its_geometric_mean_like_everything_else(study, draw):
+    trials = study.tables["trials"].query("mode == 'parallel' and gpus == 8 and start == 'process'")
+    cold = stats.geometric_mean(trials["cold_s"])
+    drawn = draw(figures.starts)
+    assert f"{number(cold.value)} s" in texts(drawn)
+    assert f"from process: {estimate(cold, 's')}, n = 3" in drawn.description
+    assert "median, n" not in drawn.description
+
+
+def test_one_repeat_of_a_start_state_claims_no_interval(tmp_path, draw):
+    lines = [
+        made_trials.make_trial(tmp_path / "trials", Cell("parallel", 8, **{**ONE, "start": start}), 1)
+        for start in ("process", "zygote")
+    ]
+    drawn = draw(figures.starts, of=study_of(lines, tmp_path))
+    assert any(t.endswith("s (one repeat, no interval) over zygote") for t in texts(drawn))
 
 
 def test_every_trial_is_a_point_of_the_ladder(gpus, draw):
@@ -243,7 +276,7 @@ def test_what_lay_compiled_is_part_of_a_rungs_name(gpus, draw):
     drawn = draw(figures.starts, of=gpus)
     for name in ("disk, compile cache empty", "process, compile cache empty", "zygote, compile cache filled"):
         assert texts(drawn).count(name) == 2
-    assert any(t.endswith("s over zygote (cache filled)") for t in texts(drawn))
+    assert any(t.endswith("(one repeat, no interval) over zygote (cache filled)") for t in texts(drawn))
 
 
 @pytest.mark.parametrize("narrow", [False, True])

@@ -41,7 +41,7 @@ def test_every_start_state_is_a_rung_and_what_was_not_run_says_so():
     found, rungs = one_ladder(trial("process", 1, 8.0, 1.0), trial("zygote", 1, 3.0, 1.0, zygote=5.5))
     assert list(rungs) == ["disk", "process", "zygote", "resident"]
     assert rungs["disk"].outcome == "not run"
-    assert rungs["disk"].median("makespan_s") is None
+    assert rungs["disk"].mean("makespan_s") is None
     assert rungs["zygote"].zygote_s == (5.5,)
     assert rungs["process"].zygote_s == ()
 
@@ -57,6 +57,23 @@ def test_a_difference_is_paired_by_repeat_and_leaves_out_what_has_no_pair():
     assert found.below(rungs["process"], "makespan_s") is rungs["zygote"]
     assert ladder.difference(rungs["process"], rungs["zygote"], "makespan_s") == {1: 5.0, 2: 4.0}
     assert ladder.difference(rungs["process"], rungs["zygote"], "ttft_s") == {1: 2.5, 2: 2.0}
+
+
+def test_a_rung_is_a_geometric_mean_and_a_difference_a_mean_each_with_students_interval():
+    _, rungs = one_ladder(
+        *(trial("process", n, cold, 1.0) for n, cold in enumerate((8.0, 10.0, 12.5))),
+        *(trial("zygote", n, cold, 1.0) for n, cold in enumerate((3.0, 4.0, 5.5))),
+    )
+    assert rungs["process"].mean("makespan_s").value == pytest.approx(10)
+    more = ladder.more(rungs["process"], rungs["zygote"], "makespan_s")  # 5, 6, 7 s
+    half = 4.3027 / 3**0.5  # t of 2 degrees of freedom, a deviation of 1 s
+    assert (more.value, more.low, more.high) == pytest.approx((6, 6 - half, 6 + half), rel=1e-4)
+
+
+def test_one_repeat_in_common_has_a_difference_without_an_interval():
+    _, rungs = one_ladder(trial("process", 1, 8.0, 1.0), trial("zygote", 1, 3.0, 1.0))
+    more = ladder.more(rungs["process"], rungs["zygote"], "makespan_s")
+    assert (more.value, more.has_interval, more.n) == (5.0, False, 1)
 
 
 def test_resident_is_the_warm_rounds_of_the_last_start_states_own_trials():

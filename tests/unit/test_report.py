@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import made_trials
-from crewbench import figures, metrics, report, stats, tables, verdict
+from crewbench import figures, metrics, quality, report, stats, tables, verdict
 from crewbench.figures.study import QUESTIONS
-from crewbench.records import Status
+from crewbench.records import STAGES, Status
 from crewbench.stats import Estimate
 from crewbench.trial import Cell
 from crewbench.words import estimate, interval, number
@@ -231,6 +231,47 @@ def test_the_environment_and_the_glossary_are_there(page):
     assert "zygote (forked from a process that has done the imports)" in page.text
 
 
+@pytest.mark.parametrize(
+    "word", ["variant", "engine", "eager", "compiled", "settled", "bound by", "a busy device", *STAGES]
+)
+def test_every_word_that_the_page_uses_has_a_line_in_the_glossary(html, word):
+    glossary = html[html.index('id="glossary-title"') :]
+    assert re.search(rf"<dt>{word}</dt><dd>[A-Z][^<]+\.</dd>", glossary)
+
+
+def test_a_variants_name_can_be_looked_up_with_its_options(tmp_path):
+    told = {"base": {"loader": None}, "fast": {"loader": "parallel", "memory_mib": None}, "unused": {}}
+    fast = Cell("shared", 1, 2, "eager", "zygote", "fast", {"loader": "parallel"})
+    lines = [
+        made_trials.make_trial(tmp_path, cell, 1) for cell in (Cell("shared", 1, 2, "eager", "zygote"), fast)
+    ]
+    skipped = [{"mode": "sequential", "gpus": 4, **ONE, "variant": "gone", "reason": "runs on one GPU"}]
+    path = made_trials.write_manifest(tmp_path, lines, skipped, config={"variants": told})
+    manifest = tables.read_manifest(path)
+    built = tables.build(manifest)
+    figures.write(figures.Study(built, {}), tmp_path / "figures", png_dpi=40)
+    page = report.build(manifest, built, tmp_path / "figures")
+    said = page[page.index('id="variants"') : page.index("<h3>Words</h3>")]
+    assert re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", said) == [
+        ("base", "no option is set"),
+        ("fast", "loader = parallel"),
+        ("gone", "not in the manifest"),
+    ]
+
+
+def test_engines_that_nobody_checked_are_a_sentence_and_no_table(tmp_path):
+    lines = [made_trials.make_trial(tmp_path, Cell("shared", 1, 2, "eager", "zygote"), 1)]
+    check = made_trials.make_check(tmp_path, "eager")
+    (tmp_path / "eager" / quality.RECORD).unlink()
+    manifest = tables.read_manifest(made_trials.write_manifest(tmp_path, lines, checks=[check]))
+    built = tables.build(manifest)
+    figures.write(figures.Study(built, {}), tmp_path / "figures", png_dpi=40)
+    page = report.build(manifest, built, tmp_path / "figures")
+    section = page[page.index("Does each engine compute") : page.index("Tainted trials</h3>")]
+    assert "<p>Not measured of eager: the check was not made.</p>" in section
+    assert "<table" not in section and "eager__d1" not in section
+
+
 def test_the_wall_time_of_the_trials_stands_against_its_lower_bound(page):
     said = (
         "18 trials, each alone on the host, in the order drawn from the seed, 2 repeats of a cell. "
@@ -319,6 +360,13 @@ def test_a_column_of_the_numbers_that_no_cell_has_is_a_line_and_no_dashes(tmp_pa
 def test_repayment_is_said_in_calls_and_rounds(clients):
     said = row(clients, "Repaid after calls", "Parallel, 3 slots, 3 agents")
     assert re.search(r"resident instead of fresh, eager3.0\d\[[\d.]+, [\d.]+\]1.00", said)
+
+
+def test_what_says_why_a_pair_is_not_repaid_stands_once(clients_html):
+    (table,) = re.findall(r'aria-label="Calls until a dearer start is repaid".*?</table>', clients_html, re.S)
+    assert re.findall(r'<th scope="col">(.*?)</th>', table)[-1] == "Repeats"
+    assert "its calls are not cheaper" not in table
+    assert "never: a call is not cheaper" in clients_html
 
 
 def test_servers_have_a_table_where_there_are_any(clients, page):
@@ -464,6 +512,25 @@ def test_a_mode_of_another_version_is_shown_by_its_name(tmp_path):
     built = {n: f.assign(mode="telepathic") if "mode" in f else f for n, f in tables.build(manifest).items()}
     figures.write(figures.Study(built, {}), tmp_path / "figures", png_dpi=40)
     assert "telepathic" in Page(report.build(manifest, built, tmp_path / "figures")).text
+
+
+def test_what_to_use_has_its_numbers_beside_the_headline_setting(tmp_path):
+    def page(place, *cells):
+        lines = [
+            made_trials.make_trial(
+                place / "trials", cell, repeat, warm_rounds=1, costs=made_trials.Costs(token_s=token_s)
+            )
+            for repeat in (1, 2)
+            for cell, token_s in cells
+        ]
+        return page_of(lines, place)[0]
+
+    ours = [(Cell(mode, 1, **ONE), 0.02) for mode in ("parallel", "shared", "sequential")]
+    served = (Cell("served", 1, 8, "transformers-serve", "process"), 0.01)
+    html = page(tmp_path / "with", *ours, served)
+    beside = html[html.index("What to use for these agents stands outside") : html.index('id="compared"')]
+    assert "Served" in beside and "transformers-serve" in beside and "Shared" not in beside
+    assert "stands outside" not in page(tmp_path / "without", *ours)
 
 
 EAGER = dict(

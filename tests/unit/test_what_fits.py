@@ -185,6 +185,14 @@ def test_points_are_measured_beside_what_was_predicted_and_others_are_predicted(
     assert fits.score(found) == "2 of 2 measured points came out as predicted."
 
 
+def test_servers_that_reserve_their_memory_prove_no_prediction(tmp_path):
+    server = Cell("served", 1, 4, "vllm", "process")
+    found = study(tmp_path / "both", [*PARALLEL[:1], server], weights_mib=100.0)
+    said = "1 of 1 measured point came out as predicted, without servers, which reserve what they are given."
+    assert fits.score(found) == said
+    assert fits.score(study(tmp_path / "server", [server], weights_mib=100.0)) == ""
+
+
 def test_a_prediction_that_trials_contradict_is_refuted(tmp_path):
     found = study(tmp_path, PARALLEL[:2], weights_mib=500.0)  # predicted: 2 · 1,057 MiB on two GPUs
     at = points(found)

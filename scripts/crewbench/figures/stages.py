@@ -104,10 +104,11 @@ def stages(study: Study, canvas: Canvas, start: str) -> Drawn:
         else f"No trial has more than {number(limit)} % unexplained."
     )
     ran = pd.DataFrame([t for bar in bars for t in _of(trials, bar.cell).to_dict("records")])
+    where = _where(study, bars[0].cell, varying, start)
     caption = (
         f"Seconds in each stage along the critical path of {_rounds(start)}: its share over the trials that "
         "worked, of their geometric mean makespan, which the tables give. What no stage explains is idle. "
-        f"{marks} {_where(study, bars[0].cell, varying, start)}; {n_each(ran)}, every trial a point. "
+        f"{marks} {'; '.join(filter(None, [where, n_each(ran)]))}, every trial a point. "
         f"{study.agreements(shown) if 'engine' in varying else ''}"
     )
     return finish(name, sheet, caption, "; ".join(said), study.notes())

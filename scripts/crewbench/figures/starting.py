@@ -14,15 +14,15 @@ from crewbench.figures.marks import (
     beside_value,
     end_of_axis,
     left_in,
-    points,
     said_at,
     signed,
-    valued,
+    spread,
 )
 from crewbench.figures.study import ROWS_MAX, Drawn, Study, finish, missing
 from crewbench.records import Status
 from crewbench.start import STARTS
-from crewbench.words import ended, number, seconds
+from crewbench.stats import Estimate
+from crewbench.words import ended, estimate, number, seconds
 
 
 def attempts(study: Study, canvas: Canvas) -> Drawn:
@@ -98,10 +98,11 @@ def attempts(study: Study, canvas: Canvas) -> Drawn:
         f"{seconds(x['duration_s'].mean())} and {number(x['gpu_s'].mean())} {study.device}-seconds"
         for g, x in failed.groupby("gpus_used")
     ]
+    setting = study.setting_words(*varying, of=rows.iloc[0])
     caption = (
         f"The number in a bar is how many {study.device}s that attempt had. "
         + (f"On average {'; '.join(per_count)}. " if per_count else "No attempt failed. ")
-        + f"{study.setting_words(*varying, of=rows.iloc[0])}; n = {len(trials)} trials. "
+        + f"{setting + '; ' if setting else ''}n = {len(trials)} trials. "
         f"{study.agreements(row for _, row in named) if 'engine' in varying else ''}"
     )
     return finish("attempts", sheet, caption, "; ".join(said), study.budget_note())
@@ -126,17 +127,24 @@ def starts(study: Study, canvas: Canvas) -> Drawn:
     lines = drawing.Rows(labels, canvas, headings, [one.cell["mode"] for one, *_ in rows])
     panels = {"ttft_s": "time to first token, seconds", "makespan_s": "makespan of one round, seconds"}
     zygotes = [value for *_, rung in rows for value in rung.zygote_s]
+    beside = {
+        (measure, i): (lower, ladder.more(rung, lower, measure))
+        for measure in panels
+        for i, (one, _, rung) in enumerate(rows)
+        if (lower := one.below(rung, measure)) is not None
+    }
+    words = [_more(rows[i][2], *found) for (_, i), found in beside.items()]
     sheet = Sheet(
         canvas,
         study.question("starts"),
         [lines.height_in] * len(panels),
         left=left_in([*labels, *names], canvas),
-        right=0.8 if canvas.narrow else 2.9,
+        right=0.8 if canvas.narrow else 1.0 + drawing.text_width_in(words, 8),
         gap=0.7,
         legend=[
             Key("round 0", INK, "o"),
             Key("round on resident workers", INK, "D", hollow=True),
-            Key("median (at the right)", INK, "|"),
+            Key("geometric mean (at the right), line: 95 % interval", INK, "|"),
             *([Key("the zygote's own start, not counted", QUIET, "x")] if zygotes else []),
         ],
         note=study.notes(),
@@ -152,46 +160,46 @@ def starts(study: Study, canvas: Canvas) -> Drawn:
                 said_at(ax, y, rung.outcome or "not measured", QUIET if rung.outcome == "not run" else BAD)
                 continue
             colour = canvas.mode(one.cell["mode"])
-            words = [f"{rung.name}: {seconds(v)}" for v in values.values()]
-            points(ax, pd.Series(values), y, colour, rung.start == ladder.RESIDENT, words)
-            median = rung.median(measure)
-            ax.plot([median] * 2, [y - 0.2, y + 0.2], color=INK, lw=1.6, zorder=4)
+            each = [f"{rung.name}: {seconds(v)}" for v in values.values()]
+            spread(ax, pd.Series(values), y, colour, rung.start == ladder.RESIDENT, limit, each)
             ax.plot(rung.zygote_s, [y] * len(rung.zygote_s), ls="", marker="x", ms=5, color=QUIET, zorder=3)
-            valued(ax, y, seconds(median))
-            words = (
-                f"{name}, {axis.split(',')[0]} from {rung.name}: {seconds(median)} "
-                f"(median, n = {len(values)})"
+            line = (
+                f"{name}, {axis.split(',')[0]} from {rung.name}: {estimate(rung.mean(measure), 's')}, "
+                f"n = {len(values)}"
             )
-            lower = one.below(rung, measure)
-            if lower is not None:
-                more = list(ladder.difference(rung, lower, measure).values())
-                beside_value(ax, y, _more(rung, lower, metrics.median(more)), rung.name, canvas)
-                words += (
-                    f", {signed(metrics.median(more))} s over {lower.name} (paired by repeat: "
-                    f"{signed(min(more))} to {signed(max(more))}, n = {len(more)})"
-                )
-            said.append(words)
+            if (measure, i) in beside:
+                lower, more = beside[measure, i]
+                beside_value(ax, y, _more(rung, lower, more), rung.name, canvas)
+                line += f", {_difference(more)} over {lower.name} (paired by repeat, n = {more.n})"
+            said.append(line)
         lines.draw(ax)
         ax.set_xlim(-0.015 * limit, limit)  # a point at a tenth of a second is seen whole
         drawing.x_grid(ax, axis)
     compiled = any(rung.compile_cache != "none" for *_, rung in rows)
+    setting = study.setting_words(*varying, "start", of=found[0].cell)
     own = f"The zygote's own start took {seconds(metrics.median(zygotes))} (median) and is not counted. "
     caption = (
         "Round 0 from each start state: disk (weights evicted from the page cache"
         f"{', nothing compiled on disk' if compiled else ''}), process (new process, weights cached), zygote "
         "(forked from a process with the imports done), and a warm round on resident workers, of the trials "
         "of the row above it. Above, the time to the first token, median over the crew; below, the makespan. "
-        "Beside each median, its cost over the next start state: median of the differences paired by repeat. "
-        f"Start states are never pooled. {own if zygotes else ''}"
-        f"{study.setting_words(*varying, 'start', of=found[0].cell)}; every trial a point. "
+        "Values are geometric means with their 95 % intervals; beside each its cost over the next start "
+        "state: the mean of the differences paired by repeat, in brackets its 95 % interval, which one "
+        f"repeat does not have. Start states are never pooled. {own if zygotes else ''}"
+        f"{setting + '; every' if setting else 'Every'} trial a point. "
         f"{study.agreements(one.cell for one in found) if 'engine' in varying else ''}"
     )
     return finish("starts", sheet, caption, "; ".join(said))
 
 
-def _more(rung: ladder.Rung, lower: ladder.Rung, seconds_more: float) -> str:
-    """ "+6.05 s over zygote"; what lay compiled is said where that differs too."""
+def _more(rung: ladder.Rung, lower: ladder.Rung, more: Estimate) -> str:
+    """ "+6.05 s [5.80, 6.30] over zygote"; what lay compiled is said where that differs too."""
     differs = lower.compile_cache not in ("none", rung.compile_cache)
-    return f"{signed(seconds_more)} s over {lower.start}" + (
-        f" (cache {lower.compile_cache})" if differs else ""
-    )
+    return f"{_difference(more)} over {lower.start}" + (f" (cache {lower.compile_cache})" if differs else "")
+
+
+def _difference(more: Estimate) -> str:
+    """ "+6.05 s [5.80, 6.30]", or that one repeat has no interval. A difference may be near 0 at one end, so
+    an interval is never only called very wide."""
+    ends = f"[{number(more.low)}, {number(more.high)}]" if more.has_interval else "(one repeat, no interval)"
+    return f"{signed(more.value)} s {ends}"

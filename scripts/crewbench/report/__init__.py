@@ -105,6 +105,7 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
     here = cells.only(tables["summary"], setting)
     elsewhere = tables["summary"].drop(here.index)
     columns = _columns(tables["summary"])
+    opened = opening.answers(tables, limits)
     script = (HERE / "page.js").read_text(encoding="utf-8")
     common = cells.common_workload(cells.only(trials, setting))
     grid, capacity = fits.feasibility(tables, kind), fits.capacity(tables, kind)
@@ -124,7 +125,7 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
         "compared_here": _compared_words(cells.comparable(trials)),
         "setting": _setting_words(setting, Agreement.worst(here["agreement"].unique())),
         "warnings": _warnings(trials),
-        "opening": opening.answers(tables, limits),
+        "opening": opened,
         "answers": verdict.answers(tables),
         "limits": breaking.limits_words(limits),
         "constraints": breaking.constraints(tables, kind)[:ROWS_MAX],
@@ -133,6 +134,9 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
         "chain_figure": next(f for f in drawn if f.name == CHAIN),
         "device": device,
         "headline": _table(here, common, kind, (), columns),
+        "recommended": _table(
+            _recommended(elsewhere, opened, setting), None, kind, _varying(tables["summary"]), columns
+        ),
         "headings": _headings(columns, device),
         # One that all share stands in the setting's words above the table, unless it is a warning.
         "agreement_shown": set(here["agreement"]) & {Agreement.DIFFERS} or here["agreement"].nunique() > 1,
@@ -166,6 +170,7 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
         "first_ooms": _first_ooms(*(_at_home(tables[n], trials) for n in ("ooms", "workers")), kind),
         "skipped": _skipped(tables["skipped"], kind),
         "engines": _engines(tables["quality"]),
+        "engines_unchecked": _unchecked(tables["quality"]),
         "tainted": _records(trials[trials["tainted"]], "trial_id", "host", "taints"),
         "checks": _checks(trials, thresholds),
         "outputs": _outputs(tables["outputs"]),
@@ -173,6 +178,7 @@ def context(manifest: Manifest, tables: Mapping[str, pd.DataFrame], figures: Pat
         "environment": _environment(tables["environment"], manifest),
         "engine_headings": ["Engine", "Type", "Float32", *(text for _, text in ENGINE_NUMBERS), "Why"],
         "glossary": GLOSSARY,
+        "variants": _variants(manifest, tables),
         "metrics": metrics.METRICS.values(),
         "files": [(f"{name}.csv", len(frame)) for name, frame in tables.items()],
         "rows_max": ROWS_MAX,
@@ -276,6 +282,17 @@ def _headings(columns: Mapping[str, str], device: str) -> list[tuple[str, str]]:
         (text.format(device=device), units.get(name) or metrics.METRICS[name].unit.replace("GPU", device))
         for name, text in columns.items()
     ]
+
+
+def _recommended(
+    elsewhere: pd.DataFrame, opened: Iterable[verdict.Answer], setting: Mapping[str, Any]
+) -> pd.DataFrame:
+    """The rows of what the first screen recommends, where that is outside the headline setting."""
+    choice = next((answer.choice for answer in opened if answer.choice), None)
+    if choice is None:
+        return elsewhere.head(0)
+    same = {name: setting[name] for name in ("agents", "host")}
+    return cells.only(elsewhere, {**dict(zip(cells.CHOICE, choice, strict=True)), **same})
 
 
 def _table(
@@ -473,7 +490,9 @@ def _checks(trials: pd.DataFrame, thresholds: Mapping[str, float]) -> list[tuple
 
 
 def _engines(quality: pd.DataFrame) -> list[dict[str, Any]]:
-    """Each check of an engine as a row of texts; what cannot be seen says so."""
+    """Each check of an engine as a row of texts; what cannot be seen says so. No rows where none was made."""
+    if set(quality["agreement"]) <= {Agreement.NOT_MEASURED}:
+        return []
     rows = []
     for check in quality.to_dict("records"):
         measured = check["tokens"] == check["tokens"]
@@ -494,6 +513,32 @@ def _engines(quality: pd.DataFrame) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _unchecked(quality: pd.DataFrame) -> str:
+    """What stands in place of the table of engines where none was checked: a sentence with the reasons."""
+    if quality.empty:
+        return "Not measured."
+    engines = ", ".join(dict.fromkeys(quality["engine"]))
+    reasons = "; ".join(dict.fromkeys(filter(None, quality["reason"])))
+    return f"Not measured of {engines}: {inert.excerpt(reasons, 300) or 'no reason was kept'}."
+
+
+def _variants(manifest: Manifest, tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str]]:
+    """Each variant of the study's trials and skipped cells with the options that it sets."""
+    named = dict.fromkeys(pd.concat([tables["trials"]["variant"], tables["skipped"]["variant"]]))
+    known = manifest.config.get("variants", {"base": {}})
+    rows = []
+    for name in sorted(named, key=lambda name: (name != "base", name)):
+        options = {o: value for o, value in known.get(name, {}).items() if value is not None}
+        said = ", ".join(f"{option} = {_option(value)}" for option, value in options.items())
+        rows.append((name, said or ("no option is set" if name in known else "not in the manifest")))
+    return rows
+
+
+def _option(value: Any) -> str:
+    """An option as the config has it: "true", "parallel", "47104"."""
+    return inert.excerpt(value if isinstance(value, str) else json.dumps(value), 60)
 
 
 def _own_start(trials: pd.DataFrame, column: str) -> str:

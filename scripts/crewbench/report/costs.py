@@ -28,7 +28,8 @@ def agreements(tables: Mapping[str, pd.DataFrame], name: str) -> str:
     """What stands below the table of this name of its engines' agreement: no speed stands without it."""
     if name == "breakeven":
         return cells.untold(repayment.agreements(tables[name].to_dict("records")), labelled=True)
-    shown = tables["tax" if name == "framework" else name][[*cells.CELL, "host"]].drop_duplicates()
+    named = ["engine", "variant", "host", "gpus"]
+    shown = tables["tax" if name == "framework" else name][named].drop_duplicates()
     found = [(c["engine"], cells.agreement(tables["trials"], c)) for c in shown.to_dict("records")]
     return cells.untold(found, labelled=tables["trials"]["engine"].nunique() > 1)
 
@@ -100,7 +101,6 @@ def breakeven(tables: Mapping[str, pd.DataFrame], kind: str) -> Rows:
             "name": repayment.label(row, named, kind),
             "seconds": [number(row[n]) for n in ("start_b_s", "start_a_s", "call_b_s", "call_a_s")],
             "calls": (row["outcome"], "") if without else said(calls),
-            "why": row["note"],
             "rounds": "–" if without else number(row["calls"] / row["calls_per_round"]),
             "zygote": number(row["zygote_s"]) if row["zygote_s"] == row["zygote_s"] else "none",
             "n": int(row["n"]),

@@ -10,6 +10,7 @@ import pandas as pd
 from crewbench import cells
 from crewbench.capacity import AGENTS_MAX, OWN
 from crewbench.certificates import AT_MOST, CERTIFIED, MORE_THAN, OUTCOMES, SIMULATED, UNSETTLED
+from crewbench.engines import ENGINES
 from crewbench.feasibility import FITS, MEASURED, NOT, NOT_RUN, PREDICTED, REFUTED, SOMETIMES
 from crewbench.stats import Estimate
 from crewbench.words import count, interval, number
@@ -85,14 +86,22 @@ def simulated(tables: Mapping[str, pd.DataFrame]) -> bool:
 
 
 def score(tables: Mapping[str, pd.DataFrame]) -> str:
-    """How many measured points came out as predicted, in words; nothing where nothing was predicted."""
+    """How many measured points came out as predicted, in words; nothing where nothing was predicted. A server
+    that reserves memory fits what it was given, whatever it needs: that is no prediction come true."""
     points = tables["feasibility"]
     judged = points[points["outcome"].isin([MEASURED, REFUTED]) & (points["predicted_fits"] != "")]
     judged = judged[judged["fits"].isin([FITS, NOT])]
-    if judged.empty:
+    reserves = judged["engine"].map(_reserves).astype(bool)
+    told = judged[~reserves]
+    if told.empty:
         return ""
-    right = int((judged["outcome"] == MEASURED).sum())
-    return f"{right} of {count(len(judged), 'measured point')} came out as predicted."
+    right = int((told["outcome"] == MEASURED).sum())
+    said = f"{right} of {count(len(told), 'measured point')} came out as predicted"
+    return said + (", without servers, which reserve what they are given." if reserves.any() else ".")
+
+
+def _reserves(engine: str) -> bool:
+    return engine in ENGINES and ENGINES[engine].reserves
 
 
 def feasibility(tables: Mapping[str, pd.DataFrame], kind: str) -> Rows:

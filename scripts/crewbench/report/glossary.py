@@ -4,11 +4,42 @@ from __future__ import annotations
 
 from crewbench.records import STAGES
 
+OF_STAGES = {
+    "spawn": "From asking for a process to its first line.",
+    "import": "Loading the worker's libraries; of a server all of its start that its log does not name.",
+    "context": "Opening the GPU in a process: its CUDA context.",
+    "load": "Reading the weights and copying them to the device.",
+    "compile": "Making the engine's code for the device, or reading what lies compiled on disk.",
+    "queue": "A step waits for its turn though its inputs are there.",
+    "prefill": "From the prompt's ids to the first output id: the model reads the prompt.",
+    "decode": "From the first output id to the last: the model writes, one id after another.",
+    "framework": "The rest of a step: CrewAI, LangChain, templates, making ids of text and text of ids.",
+    "stop": "Ending a worker where the next step waits for that.",
+    "idle": "What no other stage explains.",
+}
+"""Each stage by itself."""
+
 GLOSSARY = (
     ("agent", "One of the crew's members: a CrewAI agent with a role, a goal and a backstory."),
     ("mode", "How the agents are deployed: which workers hold a copy of the model where, and what they run."),
     ("worker", "A process that holds one copy of the model on its devices."),
     ("cell", "One point of the study: mode, number of devices, agents, engine, start state and variant."),
+    (
+        "engine",
+        "What makes the tokens: eager or compiled in the worker's own process, transformers-serve or vllm in "
+        "a server.",
+    ),
+    ("eager", "The engine that is Transformers' generate as it is: the host launches each kernel."),
+    (
+        "compiled",
+        "The engine that is Transformers' generate with a static cache and torch.compile: a token's kernels "
+        "are launched as one graph.",
+    ),
+    (
+        "variant",
+        "A named set of options of the config, such as a loader or a memory budget; base sets none. Those of "
+        "this study stand above.",
+    ),
     ("trial", "One repeat of a cell, in processes of its own. The trial is what is counted: n is trials."),
     ("round", "One pass of the crew's work. Round 0 is cold, the others warm, on the same loaded workers."),
     ("cold, warm", "Cold includes starting processes and loading the model; warm does not."),
@@ -56,7 +87,23 @@ GLOSSARY = (
         "refuted",
         "A prediction of what fits that trials contradicted: it was to fit and did not, or the reverse.",
     ),
+    (
+        "bound by",
+        "What loaded workers spend their time on or wait for: their turn (serialisation), memory bandwidth, "
+        "the host's launches, or a busy device.",
+    ),
+    (
+        "a busy device",
+        "A kernel ran at least 80 % of the time and memory is not the bound. How much of the chip kernels "
+        "used is not measured.",
+    ),
+    (
+        "settled",
+        "The whole interval lies on one side of the threshold; of memory, every trial says the same. Not "
+        "settled: it includes the threshold, there is one trial, or trials differ.",
+    ),
     ("stages", "Disjoint parts of a makespan along its critical path: " + ", ".join(STAGES) + "."),
+    *((stage, OF_STAGES[stage]) for stage in STAGES),
     ("attempt", "One try of a mode that has several; auto-expansion adds a device after an out-of-memory."),
     (
         "interval",
