@@ -266,7 +266,7 @@ def test_an_agreement_that_not_all_rows_share_stands_in_each(
     summary = built["summary"]
     summary = summary.assign(agreement=np.where(summary["gpus"] == 2, of_two_gpus, rest))
     page = report.build(study[1], {**built, "summary": summary}, drawn)
-    headline = page[page.index("The numbers</h2>") : page.index("Other agents, engines")]
+    headline = page[page.index("The numbers</h2>") : page.index("What to use for these agents")]
     assert f"compiled engine ({above})" in headline.split("<table")[0]
     assert re.findall(r"<td>(agrees|not measured)</td>", headline) == said
     assert ("Engine against float32" in headline) == bool(said)
