@@ -55,10 +55,9 @@ def failed(study, cluster):
 
 
 def error_of(failed, trial):
-    """What Snakemake says of a trial's job that failed."""
+    """What Snakemake says of a trial's job that failed, here and in the job, whose log is shown."""
     errors = (part.split("shell:")[0] for part in failed.text.split("Error in rule trial:")[1:])
-    (found,) = (error for error in errors if f"/{trial}/" in error)
-    return found
+    return "".join(error for error in errors if f"/{trial}/" in error)
 
 
 def test_a_study_with_failed_trials_fails_and_keeps_what_was_measured(failed):
@@ -149,7 +148,7 @@ def test_a_job_that_slurm_can_never_start_is_told_with_slurms_reason_and_leaves_
         cluster.run("scontrol", "update", "PartitionName=gpu", "MaxTime=INFINITE")
     assert ended.code == 1
     assert "Slurm can never start job" in ended.text and "PartitionTimeLimit" in ended.text
-    assert not cluster.jobs("PENDING", "RUNNING")
+    cluster.until(lambda: not cluster.jobs("PENDING", "RUNNING", "COMPLETING"), "an empty queue", 20)
 
 
 def test_jobs_of_an_earlier_call_are_found_by_their_directory(cluster, study):
