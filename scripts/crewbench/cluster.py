@@ -10,7 +10,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import redirect_stderr
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 from crewbench.devices import allocation
 from crewbench.extras import EXTRAS
-from crewbench.matrix import Matrix
+from crewbench.matrix import Matrix, Trial
 from crewbench.problems import ConfigError, Problem
 
 SLURM = "slurm"
@@ -96,10 +96,14 @@ def check_devices(devices: Any) -> None:
         raise ConfigError("the config", problems)
 
 
+def to_run(matrix: Matrix) -> Iterator[Trial]:
+    """The trials that are not done yet."""
+    return (trial for trial in matrix if not Path(trial.dir, "trial.json").exists())
+
+
 def check_hosts(matrix: Matrix) -> None:
     """ConfigError where a trial that is still to run spans hosts: a job of this profile has one node."""
-    to_run = (trial for trial in matrix if not Path(trial.dir, "trial.json").exists())
-    spanning = sorted({trial.cell.variant for trial in to_run if trial.cell.hosts > 1})
+    spanning = sorted({trial.cell.variant for trial in to_run(matrix) if trial.cell.hosts > 1})
     if spanning:
         right = "spans nodes, and a job of this profile has one: docs/several-hosts.md says what to submit"
         raise ConfigError("the config", [Problem(f"variants.{name}.hosts", right) for name in spanning])
@@ -107,8 +111,7 @@ def check_hosts(matrix: Matrix) -> None:
 
 def check_variants(matrix: Matrix) -> None:
     """ConfigError where a trial that is still to run wants several allocations, and no cluster is asked."""
-    to_run = (trial for trial in matrix if not Path(trial.dir, "trial.json").exists())
-    wanting = sorted({trial.cell.variant for trial in to_run if trial.cell.allocation_each})
+    wanting = sorted({trial.cell.variant for trial in to_run(matrix) if trial.cell.allocation_each})
     if wanting:
         right = "only a cluster gives out allocations: add `--workflow-profile profiles/slurm`"
         found = [Problem(f"variants.{name}.allocation", right, '"attempt"') for name in wanting]

@@ -138,7 +138,7 @@ def recommendation(trials: pd.DataFrame, constraints: pd.DataFrame, limits: ramp
         equal, key=lambda one: (int(one[1][1]), cold.get(one[1], float("inf")), fit.index(one))
     )
     name = cells.choice(key, kind, named)
-    once = f", and {zygote(of[key])}" if zygote(of[key]) else ""
+    once = f", and {own}" if (own := zygote(of[key])) else ""
     start = f"; a cold one {number(cold[key])} s{once}" if phase == "warm" and key in cold else ""
     support = [f"A {phase} round takes {estimate(best, 's')}, n = {best.n}{start}; {_deadline(limits)}."]
     if key != fastest[1] and alike(phase, key, fastest[1]):
@@ -161,16 +161,17 @@ def recommendation(trials: pd.DataFrame, constraints: pd.DataFrame, limits: ramp
         support.append(f"Of its engine: {found_out.words} in this study.")
     if len(found) == 1:
         support.append("Nothing else was measured on the same work, so there is nothing to compare it with.")
-    support += _memory(same, fit, key, kind, named)
+    support += _memory(of, fit, key, kind, named)
     support += _cheapest(same, fit, key, phase, kind, named)
     support += _broken(of[key].iloc[0], constraints)
     answer = f"{name}: {number(best.value)} s a {phase} round"
     return Answer("recommendation", question, answer, (*support, *said), key)
 
 
-def _memory(trials: pd.DataFrame, fit: Ranked, key: Key, kind: str, named: Sequence[str]) -> list[str]:
+def _memory(
+    of: Mapping[Key, pd.DataFrame], fit: Ranked, key: Key, kind: str, named: Sequence[str]
+) -> list[str]:
     """What the recommended choice held of its fullest device, and which one takes much less."""
-    of = by_choice(trials)
     peaks = {one[1]: of[one[1]]["peak_mib"].max() for one in fit}
     ours = peaks[key]
     if not _known(ours):

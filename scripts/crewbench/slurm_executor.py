@@ -273,9 +273,11 @@ class Executor(plugin.Executor):
             self._note(away=_states is None)
 
     def _give_up_stuck(self, active_jobs: Sequence[SubmittedJobInfo]) -> None:
-        """Fail and cancel those that Slurm says it can never start: they would wait in silence."""
-        stuck = never_starting(f"--name={self.run_uuid}")
-        for job in active_jobs:
+        """Fail and cancel those that Slurm says it can never start: they would wait in silence. It is asked
+        only of jobs that waited when it answered last: a question stops all else here."""
+        waiting = [job for job in active_jobs if (_states or {}).get(job.external_jobid) == "PENDING"]
+        stuck = never_starting(f"--name={self.run_uuid}") if waiting else {}
+        for job in waiting:
             if job.external_jobid in stuck:
                 self._failed_since[job.job] = float("-inf")  # it never ran: no file of it is on its way
                 why = f"Slurm can never start job {job.external_jobid}: {stuck[job.external_jobid]}"
