@@ -71,7 +71,8 @@ class Study:
         }
         run(sys.executable, SCRIPTS / "matrix.py", "--config", json.dumps(config), cwd=place)
         manifest = json.loads((place / "results/matrix.json").read_text())
-        self.trials = [t["trial_id"] for t in manifest["trials"]]
+        self.modes = {t["trial_id"]: t["mode"] for t in manifest["trials"]}
+        self.trials = list(self.modes)
         self.model = place / manifest["model"]["dir"]
         if models is not None:
             models.mkdir(exist_ok=True)

@@ -28,7 +28,7 @@ class Results(dict):
     def __missing__(self, mode):
         if mode in EXTRAS:
             require(EXTRAS[mode])
-        (trial_id,) = (t for t in self.study.trials if t.split("__")[0] == mode)
+        (trial_id,) = (t for t, of in self.study.modes.items() if of == mode)
         self[mode] = self.study.run(trial_id)
         return self[mode]
 
