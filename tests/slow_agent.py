@@ -1,4 +1,5 @@
-"""A host on which Ray's first helper process takes longer to start than Ray waits for it."""
+"""A host on which Ray's first helper process takes longer to start than Ray waits for it, and on which what
+`ray start` says comes in pieces."""
 
 from __future__ import annotations
 
@@ -8,8 +9,17 @@ DELAY_S = 20
 """Ray waits for 15."""
 
 CUSTOMIZE = """
-import sys, time
+import builtins, sys, time
 from pathlib import Path
+from builtins import print as at_once
+
+def in_pieces(*words, **settings):
+    at_once(*words, **{{**settings, "flush": True}})
+    if "Ray runtime started." in " ".join(map(str, words)):
+        time.sleep(2)
+
+if "ray.scripts.scripts" in sys.orig_argv:
+    builtins.print = in_pieces
 
 if any(word.endswith("dashboard/agent.py") for word in sys.orig_argv):
     try:

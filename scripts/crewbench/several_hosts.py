@@ -38,14 +38,14 @@ END_S, LOOK_S = 60.0, 0.2
 TAIL = 15
 """Lines of a node's log that are shown when something is wrong there."""
 
-STARTED = "Ray runtime started."
+JOINED = re.compile(r"Ray runtime started\.")
 """What `ray start` says when its node is known to the head."""
 
 ERROR = "\tERR "
 """What `ray start` marks its errors with."""
 
 ADDRESS = re.compile(r"ray start --address='([^']+)'")
-"""Where the head tells the port that it took."""
+"""Where the head tells the port that it took: some lines further on, which may come later."""
 
 STEP = ("srun", "--overlap", "--nodes=1", "--ntasks=1", "--cpu-bind=none", "--kill-on-bad-exit=1")
 """A task that has all of its node: without --overlap the next one would wait for this one's end."""
@@ -122,12 +122,9 @@ class Hosts:
     def start(self, join_s: float) -> str:
         """Start Ray on all nodes. Returns its address; HostsError where one did not come within the time."""
         first, *others = self.addresses
-        self._join([first], join_s, None)
-        found = ADDRESS.search(self.log(first))
-        if found is None:
-            raise HostsError(f"Ray on {first} does not say its address{self._tail(first)}")
-        self._join(others, join_s, found[1])
-        return found[1]
+        (said,) = self._join([first], join_s, None)
+        self._join(others, join_s, said[1])
+        return said[1]
 
     def _start(self, node: str, head: str | None) -> None:
         self.tries[node] += 1
@@ -142,13 +139,19 @@ class Hosts:
                 start_new_session=True,  # a Ctrl-C is the command's
             )
 
-    def _join(self, nodes: Sequence[str], join_s: float, head: str | None) -> None:
-        """Start Ray on these nodes, and wait until they have joined the head, or are the head itself."""
+    def _join(self, nodes: Sequence[str], join_s: float, head: str | None) -> list[re.Match[str]]:
+        """Start Ray on these nodes, and wait until they have joined the head, or are the head itself and have
+        told its address. Returns what each of them said of it."""
         until = time.monotonic() + join_s
-        what = f" Ray at {head}" if head else ""
+        what, sign = (f" Ray at {head}", JOINED) if head else ("", ADDRESS)
         for node in nodes:
             self._start(node, head)
-        while late := [node for node in nodes if STARTED not in self.log(node)]:
+        said: dict[str, re.Match[str]] = {}
+        while True:
+            said |= {node: found for node in nodes if (found := sign.search(self.log(node)))}
+            late = [node for node in nodes if node not in said]
+            if not late:
+                return [said[node] for node in nodes]
             # All of them: nobody can join a head that has ended.
             for node, step in self.steps.items():
                 if (code := step.poll()) is None:
