@@ -10,7 +10,7 @@ blocks; the sampler on against off; energy by the card's counter against its int
 that were run before (--trials), whether stages add up and whether every mode gives the same ids.
 Writes small CSV files and prints one table. Exit code 1 when a claim is not met; an interval that is too wide
 for its limit wants more pairs (--seconds), or on a noisy host a generation that waits for the GPU
-(--prompt-tokens 16000 --tokens 2). Without --model the trials alone are judged, on any machine. A CPU slot
+(--prompt-tokens 24000 --tokens 2). Without --model the trials alone are judged, on any machine. A CPU slot
 (--device slot) runs all but the energy, to try the script, not to judge by.
 """
 

@@ -147,6 +147,58 @@ def test_the_speed_up_in_the_text_is_the_reference_studys(readme, summary):
     assert shown(row).replace(" [", " × [") in " ".join(readme.split())
 
 
+def rows_of(root, path):
+    with open(root / "results/reference" / path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_what_neighbours_and_a_spread_copy_cost_is_what_was_measured(readme, root):
+    text = " ".join(readme.split())
+    rows = rows_of(root, "2x-h200-neighbours/tables/summary.csv")
+    for relation, said in (
+        ("worker", "one of two threads"),
+        ("device", "beside a copy"),
+        ("host", "with a card"),
+    ):
+        found = shown(one(rows, metric=f"slowdown_{relation}")).replace(" [", " × [")
+        assert re.search(rf"{re.escape(found)}( its time alone as)? {said}", text), (relation, found)
+    alone = {"mode": "parallel", "agents": "1", "baseline": ""}
+    spread, whole = ({**alone, "variant": v} for v in ("spread", "fast-load"))
+    peak = [f"{float(one(rows, metric='peak_mib', **cell)['estimate']):,.0f} MiB" for cell in (spread, whole)]
+    assert f"memory on each, {peak[0]} against {peak[1]}" in text
+    warm = [shown(one(rows, metric="warm_s", **cell)).replace(" [", " s [") for cell in (spread, whole)]
+    assert f"{warm[0]} a warm round against {warm[1]}" in text
+
+
+def test_what_stays_loaded_took_what_was_measured_once(readme, root):
+    text = " ".join(readme.split())
+    rows = rows_of(root, "2x-h200-modes/tables/trials.csv")
+    times = {}
+    for mode in ("actors", "parallel", "served"):
+        row = one(rows, mode=mode, gpus="2", agents="8", status="ok")
+        times[mode] = [f"{float(row[name]):.3g} s" for name in ("cold_s", "warm_s")]
+    assert "eight Ray actors took {} cold and {} warm".format(*times["actors"]) in text
+    assert "eight forked workers {} and {}".format(*times["parallel"]) in text
+    assert "{} cold with their code compiled before, and {} warm".format(*times["served"]) in text
+    assert one(rows, mode="served")["compile_cache"] == "filled"
+
+
+def test_how_true_the_times_are_is_what_the_validity_run_found(readme, root):
+    text = " ".join(readme.split())
+    place = "1x-h200-validity/longer-prompt"
+    rows = rows_of(root, f"{place}/verdicts.csv")
+    for claim, said in (
+        ("inference_raw", "is off by {} %"),
+        ("inference_benchmark", "way of timing by {} %"),
+    ):
+        row = one(rows, claim=claim)
+        low, high, off = (f"{float(row[f'{name}_pct']):.2f}" for name in ("low", "high", "difference"))
+        assert row["outcome"] == "met" and row["n"] == "12"
+        assert f"{said.format(off)} [{low}, {high}]" in text
+    tokens = int(one(rows_of(root, f"{place}/environment.csv"), key="tokens prompt")["value"])
+    assert f"twelve interleaved blocks on an H200, {tokens:,} prompt tokens" in text
+
+
 def test_how_many_agents_would_fit_is_the_references(readme, root):
     with open(root / "results/reference/2x-h200-core/tables/capacity.csv", newline="") as file:
         rows = {(r["mode"], r["gpus"], r["context_tokens"]): r for r in csv.DictReader(file)}
