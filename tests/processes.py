@@ -2,8 +2,10 @@
 
 import os
 import select
+import signal
 import time
 import uuid
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,6 +36,13 @@ def command(pid: int) -> str:
     with suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     return ""
+
+
+def kill(pids: Iterable[int]) -> None:
+    """End these processes, those that have not ended by now: some of them end with another."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def wait_gone(pids: list[int], seconds: float) -> list[int]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-from contextlib import suppress
 
+from crewbench.devices import procfs
 from crewbench.devices.inventory import slots
 from crewbench.devices.lease import lease
 from crewbench.execute.guardian import children
 from made_study import Result
-from processes import GONE_S, MARK, command, marked, new_mark, wait_gone
+from processes import GONE_S, MARK, command, kill, marked, new_mark, wait_gone
 
 
 def hard(mode, **options):
@@ -53,7 +52,9 @@ class Running:
 
     def named(self, word):
         """The one process of the trial whose command line has this word."""
-        (pid,) = (p for p in self.all() if word in command(p))
+        found = [p for p in self.all() if word in command(p)]
+        # A child that has not become another program yet looks like its parent.
+        (pid,) = (p for p in found if procfs.parent(p) not in found)
         return pid
 
     @property
@@ -74,8 +75,7 @@ class Running:
         left = wait_gone(before, GONE_S)
         for pid in marked(self.mark):
             left.append(pid)
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            kill([pid])
         return code, [(pid, command(pid)) for pid in left]
 
     def result(self):

@@ -323,7 +323,7 @@ class Executor(plugin.Executor):
         if most(job) > 1 and self._finished(job):  # the job of Slurm that it shared with others failed
             self.report_job_success(job_info)
             return
-        if job_info.external_jobid and self._may_show_yet(job):
+        if job_info.external_jobid and (self._may_show_yet(job) or self._cannot_say()):
             return  # and it is looked at again
         self._settled.add(id(job_info))
         if why := asks_for_more(job):
@@ -349,6 +349,10 @@ class Executor(plugin.Executor):
             return False
         now = time.monotonic()
         return now - self._failed_since.setdefault(job, now) < self.workflow.execution_settings.latency_wait
+
+    def _cannot_say(self) -> bool:
+        """Whether the controller that knows why a job failed is away."""
+        return not self._over.is_set() and not answers()
 
     # ---- the end
 

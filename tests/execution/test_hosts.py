@@ -7,7 +7,6 @@ import signal
 import socket
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ import rays
 from crewbench.execute import door
 from crewbench.execute.ports import free_port
 from made_study import Study
-from processes import MARK, command, marked, new_mark, wait_gone
+from processes import MARK, command, kill, marked, new_mark, wait_gone
 from running import Running, hard
 
 OTHER = "other"
@@ -84,9 +83,7 @@ class TwoNodes:
 def kill_all(mark):
     """What a host's power cut does to its processes."""
     pids = marked(mark)
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    kill(pids)
     assert wait_gone(pids, 60) == []
 
 

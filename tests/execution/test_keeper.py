@@ -14,7 +14,7 @@ import toys
 from crewbench.devices import procfs
 from crewbench.devices.companion import CompanionError
 from crewbench.execute import keeper
-from processes import MARK, command, marked, new_mark, wait_gone
+from processes import MARK, command, kill, marked, new_mark, wait_gone
 
 
 @pytest.fixture
@@ -23,8 +23,7 @@ def mark(monkeypatch):
     made = new_mark()
     monkeypatch.setenv(MARK, made)
     yield made
-    for pid in marked(made):
-        os.kill(pid, signal.SIGKILL)
+    kill(marked(made))
 
 
 def port():
@@ -153,13 +152,14 @@ def test_a_servers_metrics_are_told_before_it_ends_however_long_that_takes(stubb
     assert time.monotonic() - told > keeper.STOP_S / 2
 
 
-def test_a_reading_that_a_server_does_not_answer_is_one_that_says_nothing(keep):
+def test_a_reading_that_a_server_does_not_answer_is_one_that_says_nothing(keep, monkeypatch):
+    monkeypatch.setattr(keeper, "TOLD_S", 20.0)
     companion = keep()
     pids = [pid for pid, _ in companion.ready(30.0)["pids"]]
     os.kill(pids[0], signal.SIGSTOP)
     time.sleep(1.5 * keeper.ANSWER_S)
     rows = []
-    assert companion.stop(keeper.END_S, rows.extend) == {"ended": -signal.SIGKILL}
+    assert companion.stop(30.0, rows.extend) == {"ended": -signal.SIGKILL}
     # One while it is not asked to end, and the last one.
     assert len([row for row in rows if list(row) == ["t_s"]]) >= 2
     assert wait_gone(pids, 10.0) == []

@@ -124,8 +124,8 @@ def test_a_ray_that_is_killed_takes_its_actors_along_and_every_step_is_a_row(stu
 def test_an_actor_that_hangs_is_ended_where_the_process_that_speaks_with_ray_hangs_too(study):
     running = Running(study({**hard("actors", gpus=2), "timeouts": {"step_s": 5}}), r"worker1 .*: ready")
     hung = running.worker
+    os.kill(hung, signal.SIGSTOP)  # first: looking for the other takes time, in which it works
     os.kill(procfs.parent(running.named("gcs_server")), signal.SIGSTOP)
-    os.kill(hung, signal.SIGSTOP)
     code, survivors = running.finish()
     assert (code, survivors) == (0, [])
     result = running.result()

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from crewbench.devices import procfs
-from processes import GONE_S, MARK, marked, new_mark, wait_gone
+from processes import GONE_S, MARK, kill, marked, new_mark, wait_gone
 
 # A trial that starts a child in a session of its own, which starts an orphan of its own: the worst case.
 PROGRAM = """
@@ -62,8 +62,7 @@ class Trial:
         self.launcher.stdout.close()
         code = self.launcher.wait(GONE_S)
         left = wait_gone(self.all if expected_gone is None else expected_gone, GONE_S)
-        for pid in marked(self.mark):
-            os.kill(pid, signal.SIGKILL)
+        kill(marked(self.mark))
         return code, left
 
 

@@ -11,11 +11,11 @@ import toys
 from crewbench import crews
 from crewbench.devices import procfs
 from made_study import Study
-from processes import MARK, command, marked, new_mark, wait_gone
+from processes import GONE_S, MARK, command, kill, marked, new_mark, wait_gone
 from running import Running
 
 # Five servers and their clients start at once, on two cores that others may use as well.
-LOAD_S, STEP_S = 45.0, 8.0
+LOAD_S, STEP_S = 120.0, 20.0
 WORK = {
     "good": (
         "toy",
@@ -41,10 +41,9 @@ def trial_of(place, work):
         found = toys.trial(place, work, warm_rounds=1, load_s=LOAD_S, step_s=STEP_S)
     # multiprocessing's resource tracker is this process's own, and stays as long.
     mine = [pid for pid in marked(mark) if "resource_tracker" not in command(pid)]
-    left = wait_gone(mine, 5.0)
+    left = wait_gone(mine, GONE_S)
     said = [command(pid) for pid in left]
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
+    kill(left)
     return found, said
 
 
@@ -79,8 +78,9 @@ def test_a_broken_answer_is_a_status_with_the_end_of_the_servers_log(records, wo
     for number in (0, 1):
         found = row(records, f"good {word}", number)
         assert found.status == status
-        assert says in found.error
-        assert "log ends:" in found.error and "asked for" in found.error.partition("log ends:")[2]
+        assert says in found.error and "log ends:" in found.error
+    # Another process passes the log on: what was asked last may not be there yet, what round 0 asked for is.
+    assert "asked for" in found.error.partition("log ends:")[2]
 
 
 def test_what_came_of_a_broken_answer_counts_as_what_it_was(records):
@@ -113,11 +113,12 @@ def test_a_server_that_dies_in_a_round_fails_its_steps_and_skips_the_later_ones(
     for word in ("dies", "hangs"):
         found = row(records, f"mortal {word}")
         assert found.status == "error"
-        assert "log ends:" in found.error and "asked for" in found.error
+        assert "log ends:" in found.error
         later = row(records, f"mortal {word}", 1)
         assert (later.status, later.error) == ("skipped", "its worker is gone since an earlier round")
     (worker,) = [w for w in records.workers if w.worker == "mortal"]
     assert worker.status == "error" and "the server was killed by SIGKILL" in worker.error
+    assert "asked for" in worker.error  # all that it said has been read once it is dead
 
 
 def test_a_server_that_is_never_ready_is_a_timeout_with_its_log(records):
@@ -206,14 +207,15 @@ def killed(tmp_path_factory, models):
         running.read_until(r"round 0: server\d: agent\d ok")
         ok += 1
     beside = dict(re.findall(r"(server\d) \(pid (\d+)\): import", "".join(running.log)))
-    servers = {name: below(int(pid), running.all()) for name, pid in beside.items()}
+    everyone = running.all()
+    servers = {name: below(int(pid), everyone) for name, pid in beside.items()}
     os.kill(servers["server0"]["server"], signal.SIGKILL)
     os.kill(servers["server1"]["keeper"], signal.SIGKILL)
     os.kill(int(beside["server2"]), signal.SIGKILL)
     gone = [pid for name in ("server0", "server1", "server2") for pid in servers[name].values()]
     running.read_until("round 1: server3: agent3 ok")
-    left = wait_gone(gone, 10.0)
     alive = set(servers["server3"].values()) <= set(running.all())
+    left = wait_gone(gone, GONE_S)
     code, survivors = running.finish()
     return running.result(), code, left, survivors, alive
 

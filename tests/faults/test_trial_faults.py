@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from crewbench.checkpoint import files
+from crewbench.devices import procfs
 from made_study import Study
 from processes import command
 from running import Running, hard
@@ -62,7 +63,7 @@ def test_killing_the_harness_leaves_no_process_no_lease_and_no_trial_json(study,
 
 def zygote(pids):
     """The fork server itself: the oldest process of that command line."""
-    return min(p for p in pids if "multiprocessing.forkserver" in command(p))
+    return min((p for p in pids if "multiprocessing.forkserver" in command(p)), key=procfs.started)
 
 
 def test_a_zygote_killed_while_its_workers_run_does_not_take_them_along(study):

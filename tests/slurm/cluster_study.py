@@ -67,7 +67,7 @@ class ClusterStudy:
                 call.process.wait()
                 self.cluster.clear()
 
-    def run(self, *words: str, seconds: float = 400) -> Done:
+    def run(self, *words: str, seconds: float = 1200) -> Done:
         with self.started(*words) as call:
             return call.finish(seconds)
 
@@ -124,10 +124,9 @@ class Call:
 
     def until(self, look: Any, what: str) -> Any:
         def look_twice():
+            over = self.process.poll() is not None
             found = look()
-            assert found or self.process.poll() is None, (
-                f"{what}: not seen\n{self.text}{self.study.checkout.logs()}"
-            )
+            assert found or not over, f"{what}: not seen\n{self.text}{self.study.checkout.logs()}"
             return found
 
         return self.study.cluster.until(look_twice, what)
@@ -143,6 +142,6 @@ class Call:
     def interrupt(self) -> None:
         os.killpg(self.process.pid, signal.SIGINT)
 
-    def finish(self, seconds: float = 400) -> Done:
+    def finish(self, seconds: float = 1200) -> Done:
         self.process.wait(seconds)
         return Done(self.process.returncode, self.text)

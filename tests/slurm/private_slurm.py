@@ -56,7 +56,7 @@ ReturnToService=2
 DefMemPerCPU=100
 MinJobAge=3600
 KillWait=3
-SlurmdTimeout=30
+SlurmdTimeout=300
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
@@ -244,7 +244,7 @@ class PrivateSlurm:
     def clear(self) -> None:
         """Cancel all jobs, and wait until none is left."""
         self.run("scancel", f"--user={os.getuid()}", check=False)
-        self.until(lambda: not self.run("squeue", "-h", check=False).strip(), "an empty queue", 30)
+        self.until(lambda: not self.run("squeue", "-h", check=False).strip(), "an empty queue")
 
     def stop(self) -> None:
         """End jobs, daemons and whatever a job left."""

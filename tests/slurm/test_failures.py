@@ -40,6 +40,8 @@ def failed(study, cluster):
         lost = seen[NODE_LOST]["NodeList"]
         cluster.lose_node(lost)
         cluster.until(lambda: made.job(NODE_LOST, "NODE_FAIL"), "the lost node's job")
+        told = ("JobState=CANCELLED", "JobState=NODE_FAIL", "exceeded memory limit")
+        call.until(lambda: all(words in call.text for words in told), "what failed told")
         cluster.stop_controller()
         gone_at = time.monotonic()
         try:
@@ -106,7 +108,7 @@ def test_a_rerun_does_what_is_missing_and_a_requeued_job_says_so_in_its_record(f
     shutil.rmtree(made.place / "results/logs/trial" / NODE_LOST)
     with made.started("--until", "trial") as call:
         first = call.running(NODE_LOST)
-        assert call.text.count("has been submitted with SLURM jobid") == 4
+        call.until(lambda: call.text.count("has been submitted with SLURM jobid") == 4, "all four submitted")
         cluster.run("scontrol", "requeue", first)
         call.until(lambda: int(cluster.jobs()[first]["Restarts"]) == 1, "the job in the queue again")
         call.until(lambda: started_again(made, first), "the job at work again")
@@ -126,7 +128,7 @@ def test_ctrl_c_cancels_what_runs_and_what_waits_and_submits_nothing_more(study,
         call.interrupt()
         ended = call.finish()
     assert ended.code != 0
-    cluster.until(lambda: not cluster.jobs("PENDING", "RUNNING", "COMPLETING"), "an empty queue", 20)
+    cluster.until(lambda: not cluster.jobs("PENDING", "RUNNING", "COMPLETING"), "an empty queue")
     assert made.done == []
 
 
@@ -148,7 +150,7 @@ def test_a_job_that_slurm_can_never_start_is_told_with_slurms_reason_and_leaves_
         cluster.run("scontrol", "update", "PartitionName=gpu", "MaxTime=INFINITE")
     assert ended.code == 1
     assert "Slurm can never start job" in ended.text and "PartitionTimeLimit" in ended.text
-    cluster.until(lambda: not cluster.jobs("PENDING", "RUNNING", "COMPLETING"), "an empty queue", 20)
+    cluster.until(lambda: not cluster.jobs("PENDING", "RUNNING", "COMPLETING"), "an empty queue")
 
 
 def test_jobs_of_an_earlier_call_are_found_by_their_directory(cluster, study):

@@ -47,8 +47,9 @@ class Job:
 
     def until(self, look, what):
         def look_twice():
+            over = self.id in self.cluster.jobs(*ENDED)
             found = look()
-            assert found or self.id not in self.cluster.jobs(*ENDED), f"{what}: not seen\n{self.text}"
+            assert found or not over, f"{what}: not seen\n{self.text}"
             return found
 
         self.cluster.until(look_twice, what, LONG_S)
@@ -178,7 +179,7 @@ def test_a_head_that_ends_while_others_join_ends_the_job_with_its_name_and_its_w
         return any("--node-name" in said and "--head" not in said for said in commands().values())
 
     job.until(joining, "a node that joins")
-    (head,) = (pid for pid, said in commands().items() if "gcs_server" in said.split()[0])
+    (head,) = (pid for pid, said in commands().items() if "gcs_server" in said.partition(" ")[0])
     os.kill(head, signal.SIGKILL)
     ended = job.finish()
     assert ended.state == "FAILED"

@@ -114,17 +114,24 @@ def test_a_slots_utilisation_is_the_cpu_time_of_its_own_processes(tmp_path, busy
     ledger.charge("slot-0", busy.pid, "process", 0, budget_mib=100)
     ledger.charge("slot-1", os.getpid(), "process", 0, budget_mib=100)
     with_sampler = sampler(tmp_path, hz=10)
+
+    def spent():
+        return time.clock_gettime((~busy.pid << 3) | 2)
+
+    at_start = spent()
     with_sampler.start()
-    before = time.clock_gettime((~busy.pid << 3) | 2)
+    started = spent()
     wait_for_rows(tmp_path, 12)
+    seen_so_far = spent()
     with_sampler.stop()
-    spent = time.clock_gettime((~busy.pid << 3) | 2) - before
+    at_end = spent()
     own = [r for r in rows(tmp_path) if r["device_uuid"] == "slot-0"]
     at, util = [float(r["t_at_s"]) for r in own], [r["util_pct"] for r in own]
     assert util[0] == ""  # nothing to compare the first sample with
     seen = sum(float(u or 0) / 100 * (b - a) for u, a, b in zip(util[1:], at, at[1:], strict=False))
-    assert seen == pytest.approx(spent, abs=0.2)
-    assert all(float(u) < 150 for u in util[1:] if u)  # one thread: at most one core, and the clock's grain
+    # The first sample may be late, and the last interval, too short to tell, is left out.
+    assert seen_so_far - started - 0.2 <= seen <= at_end - at_start + 0.05
+    assert seen < 1.1 * (at[-1] - at[0])  # one thread: at most one core, and the clock's grain
 
 
 def test_what_a_slot_lacks_is_empty_and_not_zero(tmp_path):
@@ -251,8 +258,11 @@ def test_nvml_that_dies_costs_readings_and_says_so(tmp_path, toy):
     result = with_sampler.stop()
     assert result["samples"] > len(rows(tmp_path)) >= before
     assert result["errors"] > 0
-    assert result["throttle"][UUID] == {"samples": len(rows(tmp_path)), "reasons": {}}
-    assert against(result) == [f"readings of the devices were lost: memory of {UUID}: GPU is lost"]
+    throttle = result["throttle"][UUID]
+    # Where it was lost in the middle of a sample, that one has its memory and no reasons.
+    assert throttle["reasons"] == {} and throttle["samples"] in (len(rows(tmp_path)), len(rows(tmp_path)) - 1)
+    (said,) = against(result)
+    assert said.startswith("readings of the devices were lost: ") and said.endswith(f"of {UUID}: GPU is lost")
 
 
 @pytest.mark.needs("cc")
@@ -288,12 +298,9 @@ def test_a_full_disk_keeps_the_whole_rows_and_is_reported(tmp_path):
     with_sampler = sampler(tmp_path)
     with_sampler.start()
     wait_for_rows(tmp_path, 4)
-    # The file may not grow further than into the middle of some later row.
-    limit = (tmp_path / "gpu.csv").stat().st_size + 1000
+    # The file may not grow further than into the middle of the next row, which stopping takes at the latest.
+    limit = (tmp_path / "gpu.csv").stat().st_size + 50
     resource.prlimit(with_sampler.pid, resource.RLIMIT_FSIZE, (limit, limit))
-    size = -1
-    while size != (size := (tmp_path / "gpu.csv").stat().st_size) or size < limit - 1000:
-        time.sleep(0.1)  # until it no longer grows
     result = with_sampler.stop()
     assert result["errors"] >= 1
     assert "File too large" in result["messages"][0]

@@ -357,7 +357,8 @@ def killed(study, interrupted):
         trial = [worker, *(above[n] for n in ("zygote", "trial", "guardian", "launcher"))]
         left[name] = [(pid, command(pid)) for pid in wait_gone(trial, GONE_S)]
         for pid, _ in left[name]:
-            os.kill(pid, signal.SIGKILL)  # the next one must have its turn
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)  # the next one must have its turn
 
     with study.run() as run:
         with run.generating(TRIAL_KILLED) as worker:
@@ -374,7 +375,7 @@ def killed(study, interrupted):
             zygote = run.above(worker)["zygote"]
             os.kill(zygote, signal.SIGKILL)
             wait_gone([zygote], GONE_S)
-        first = study.last = run.ended()
+        first = study.last = run.ended(LONGEST_S)
     with study.run() as run:
         study.last = run.ended(LONGEST_S)
     return {"first": first, "left": left, "last": study.last}

@@ -7,6 +7,8 @@ import pytest
 
 from checkout import STUDY
 
+ABOUT = r"about \d+ (s|min)"
+
 
 def told(done):
     return re.findall(r"^crewbench: (.*)$", done.text, re.MULTILINE)
@@ -14,15 +16,15 @@ def told(done):
 
 def test_a_run_tells_beforehand_how_long_it_takes_and_after_each_trial_what_is_left(finished):
     before, after_one, after_all = told(finished.first_run)
-    assert re.fullmatch(r"2 trials to run \(0 done before\), about \d+ s on 8 CPU slots", before)
-    assert re.fullmatch(r"1 of 2 trials done, about \d+ s left", after_one)
+    assert re.fullmatch(rf"2 trials to run \(0 done before\), {ABOUT} on 8 CPU slots", before)
+    assert re.fullmatch(rf"1 of 2 trials done, {ABOUT} left", after_one)
     assert re.fullmatch(r"2 of 2 trials done in (\d+ s|\d+ min)", after_all)
 
 
 def test_a_dry_run_tells_how_long_the_trials_take_that_are_left(copy):
     copy.study = {**STUDY, "repeats": 2}
     (line,) = told(copy.snakemake("-n"))
-    assert re.fullmatch(r"2 trials to run \(2 done before\), about \d+ s on 8 CPU slots", line)
+    assert re.fullmatch(rf"2 trials to run \(2 done before\), {ABOUT} on 8 CPU slots", line)
 
 
 def test_nothing_is_told_where_no_trial_will_run_or_quiet_is_asked_for(copy):

@@ -62,7 +62,7 @@ QUIET = {
 }
 """The environment of a Ray that serves trials and nobody else."""
 
-TOO_SLOW, TRIES = "The current node timed out during startup", 3
+TOO_SLOW, TRIES = "The current node timed out during startup", 5
 """What a Ray says that gave its own helper processes too little time to start, on a slow or busy host: 15 s
 that no setting changes (ray#65983). The next try finds their code in the page cache."""
 

@@ -171,6 +171,7 @@ class Keeper:
             if self._get(self.spec["health"]) is None:
                 return time.monotonic() + READY_POLL_S
             ready_s = time.monotonic()
+            self._drain()  # what it said before it answered
             self.ready, self.below = True, tree(self.server.pid)
             self.post.say({"ready_s": ready_s, "pids": list(self.below.items()), "lines": self.lines})
         if not self.spec["metrics"]:

@@ -24,6 +24,9 @@ from crewbench.engines import Engine
 from crewbench.execute import made, preload, worker
 from crewbench.execute.setup import RunnerError, Setup
 
+REAPED_S = 30.0
+"""How long the zygote may take to tell how a process that it forked has ended, on a busy host."""
+
 
 def _rebuild(duplicate: Any) -> PassedFd:
     return PassedFd(duplicate.detach())
@@ -67,7 +70,7 @@ class Handle:
 
     def end(self) -> str:
         """Reap a process that has ended; says how, for an error message."""
-        self.process.join(1.0)
+        self.process.join(REAPED_S)
         code = self.process.exitcode
         os.close(self.pidfd)
         self.conn.close()
