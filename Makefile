@@ -50,7 +50,7 @@ compare: $(RUNTIME) ## make compare A=2x-h200-core B=results: two results cell b
 	@$(BIN)/python scripts/compare.py $(A) $(B) $(ARGS)
 
 test: $(DEV) ## run the tests
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 check: $(DEV) ## the gate: style, lint, generated files in step
 	$(BIN)/ruff check .

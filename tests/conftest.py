@@ -23,11 +23,6 @@ def on_gpus() -> bool:
     return resolve("auto") == "gpu"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Short files last, so that no process is left with minutes of work when the others have none."""
-    items.sort(key=lambda item: "unit" in item.path.parts)
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A missing part skips a test at a desk and fails it in CI, where nobody would notice the skip."""
     for mark in item.iter_markers("needs"):

@@ -15,7 +15,7 @@ from processes import GONE_S, MARK, command, kill, marked, new_mark, wait_gone
 from running import Running
 
 # Five servers and their clients start at once, on two cores that others may use as well.
-LOAD_S, STEP_S = 120.0, 20.0
+LOAD_S, STEP_S = 75.0, 12.0
 WORK = {
     "good": (
         "toy",
