@@ -73,9 +73,8 @@ class Running:
         self.process.stderr.close()
         code = self.process.wait(60)
         left = wait_gone(before, GONE_S)
-        for pid in marked(self.mark):
-            left.append(pid)
-            kill([pid])
+        left += (late := marked(self.mark))
+        kill(late)
         return code, [(pid, command(pid)) for pid in left]
 
     def result(self):

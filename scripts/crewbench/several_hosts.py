@@ -146,12 +146,8 @@ class Hosts:
         what, sign = (f" Ray at {head}", JOINED) if head else ("", ADDRESS)
         for node in nodes:
             self._start(node, head)
-        said: dict[str, re.Match[str]] = {}
-        while True:
-            said |= {node: found for node in nodes if (found := sign.search(self.log(node)))}
-            late = [node for node in nodes if node not in said]
-            if not late:
-                return [said[node] for node in nodes]
+        while not all(said := [sign.search(self.log(node)) for node in nodes]):
+            late = [node for node, found in zip(nodes, said, strict=True) if not found]
             # All of them: nobody can join a head that has ended.
             for node, step in self.steps.items():
                 if (code := step.poll()) is None:
@@ -167,6 +163,7 @@ class Hosts:
                 tails = "".join(map(self._tail, self.steps))
                 raise HostsError(f"{', '.join(late)} did not join{what} within {join_s:g} s{tails}")
             time.sleep(LOOK_S)
+        return [found for found in said if found]
 
     def log(self, node: str) -> str:
         return (self.place / node).read_text(errors="replace")

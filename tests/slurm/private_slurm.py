@@ -244,6 +244,10 @@ class PrivateSlurm:
     def clear(self) -> None:
         """Cancel all jobs, and wait until none is left."""
         self.run("scancel", f"--user={os.getuid()}", check=False)
+        self.wait_empty()
+
+    def wait_empty(self) -> None:
+        """Wait until no job waits, runs or ends."""
         self.until(lambda: not self.run("squeue", "-h", check=False).strip(), "an empty queue")
 
     def stop(self) -> None:

@@ -128,7 +128,7 @@ def test_ctrl_c_cancels_what_runs_and_what_waits_and_submits_nothing_more(study,
         call.interrupt()
         ended = call.finish()
     assert ended.code != 0
-    cluster.until(lambda: not cluster.jobs("PENDING", "RUNNING", "COMPLETING"), "an empty queue")
+    cluster.wait_empty()
     assert made.done == []
 
 
@@ -150,7 +150,7 @@ def test_a_job_that_slurm_can_never_start_is_told_with_slurms_reason_and_leaves_
         cluster.run("scontrol", "update", "PartitionName=gpu", "MaxTime=INFINITE")
     assert ended.code == 1
     assert "Slurm can never start job" in ended.text and "PartitionTimeLimit" in ended.text
-    cluster.until(lambda: not cluster.jobs("PENDING", "RUNNING", "COMPLETING"), "an empty queue")
+    cluster.wait_empty()
 
 
 def test_jobs_of_an_earlier_call_are_found_by_their_directory(cluster, study):

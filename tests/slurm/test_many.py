@@ -127,7 +127,7 @@ def test_ctrl_c_keeps_what_a_job_of_several_trials_finished(study, cluster):
         call.until(lambda: "began on" in made.log(trials[1]), "the second trial at work")
         call.interrupt()
         assert call.finish().code != 0
-    cluster.until(lambda: not cluster.jobs("PENDING", "RUNNING", "COMPLETING"), "an empty queue")
+    cluster.wait_empty()
     assert made.done == trials[:1]
     first = made.record(trials[0])
 

@@ -25,7 +25,7 @@ from checkout import STUDY, Checkout, Done
 from crewbench.devices import procfs
 from crewbench.devices.inventory import slots
 from crewbench.devices.lease import LeaseTimeout, lease
-from processes import GONE_S, MARK, command, marked, new_mark, wait_gone
+from processes import GONE_S, MARK, command, kill, marked, new_mark, wait_gone
 
 pytestmark = pytest.mark.needs("setsid")
 
@@ -250,9 +250,7 @@ class Run:
 
     def end(self):
         """End what is left, and let go of everything."""
-        for pid in marked(self.mark):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        kill(marked(self.mark))
         self.process.wait()
         self.hang_up()
         os.close(self.pidfd)
@@ -350,21 +348,19 @@ def killed(study, interrupted):
     """A run in which one part after another is killed, and the run that makes up for it."""
     left = {}
 
-    def kill(run, worker, name):
+    def strike(run, worker, name):
         """The processes of the trial that are there still; none of them can end by itself now."""
         above = run.above(worker)
         os.kill(above[name], signal.SIGKILL)
         trial = [worker, *(above[n] for n in ("zygote", "trial", "guardian", "launcher"))]
         left[name] = [(pid, command(pid)) for pid in wait_gone(trial, GONE_S)]
-        for pid, _ in left[name]:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)  # the next one must have its turn
+        kill(pid for pid, _ in left[name])  # the next one must have its turn
 
     with study.run() as run:
         with run.generating(TRIAL_KILLED) as worker:
-            kill(run, worker, "trial")
+            strike(run, worker, "trial")
         with run.generating(SHELL_KILLED) as worker:
-            kill(run, worker, "shell")
+            strike(run, worker, "shell")
         with run.loading(KILLED_LOADING) as worker:
             os.kill(worker, signal.SIGKILL)
             wait_gone([worker], GONE_S)

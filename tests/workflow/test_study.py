@@ -45,7 +45,7 @@ def test_a_study_is_raised_pass_by_pass_and_says_what_is_still_wide(raised):
 
 
 def test_it_goes_on_where_the_study_was_and_only_new_trials_run(raised):
-    trials = sorted(t["trial_id"].split("__")[0] + t["trial_id"][-2:] for t in raised.manifest["trials"])
+    trials = sorted(f"{t['mode']}r{t['repeat']}" for t in raised.manifest["trials"])
     assert trials == ["parallelr1", "sharedr1", "sharedr2"]
     assert all(path.read_bytes() == before for path, before in raised.kept.items())
     now = set(raised.place.glob("results/trials/*/*/trial.json"))
